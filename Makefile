@@ -1,0 +1,47 @@
+# One command each: run, test, check, lock. A fresh machine needs make and python3 with venv.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP     = $(BIN)/python -m pip --disable-pip-version-check --quiet install
+ARGS   ?=
+
+.PHONY: run test check lock image memory clean
+
+run: $(VENV)/.service  ## start the service at http://127.0.0.1:8080 on its embedded catalogue
+	exec $(BIN)/file-service serve $(ARGS)
+
+test: $(VENV)/.dev  ## run every test, real PostgreSQL and a real browser included
+	@sh scripts/system_packages.sh chromium curl
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+check: $(VENV)/.dev  ## lint, types, container files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy scripts/upload.py
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+memory: $(VENV)/.dev  ## how much memory 1 GiB up and down costs the server
+	$(BIN)/python benchmarks/memory.py $(ARGS)
+
+image:  ## build the Dockerfile for real, without a container engine (root, Debian)
+	sh scripts/check_image.sh
+
+lock: $(VENV)/.dev  ## renew the locked dependencies
+	sh scripts/lock.sh $(BIN)/uv
+
+$(VENV)/bin/python:
+	@sh scripts/make_venv.sh $(PYTHON) $(VENV)
+
+$(VENV)/.service: $(VENV)/bin/python requirements/service.txt requirements/build.txt pyproject.toml
+	$(PIP) --require-hashes -r requirements/service.txt -r requirements/build.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.service requirements/dev.txt
+	$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

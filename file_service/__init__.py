@@ -1,0 +1,1 @@
+"""file-service: streamed uploads in, plain links out."""

@@ -1,0 +1,1 @@
+"""Where rows live; the catalogue alone decides what exists."""

@@ -1,0 +1,93 @@
+"""Settings, read once from flags, FILE_SERVICE_* variables and .env; nothing else reads them."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic.types import ByteSize
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from file_service.errors import StartupError
+
+PREFIX = "FILE_SERVICE_"
+DEFAULT_DIR = Path("data/files")
+DEFAULT_DATABASE_URL = "sqlite+aiosqlite:///./data/catalogue.db"
+
+_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+}
+
+
+def _with_driver(url: Any) -> Any:
+    """Accept the URL that every other PostgreSQL client takes, and name our driver in it."""
+    scheme, separator, rest = str(url).partition("://")
+    scheme = _DRIVERS.get(scheme, scheme)
+    if not separator or scheme not in _DRIVERS.values():
+        raise ValueError("not a sqlite+aiosqlite:// or postgresql+asyncpg:// URL")
+    return f"{scheme}://{rest}"
+
+
+def _none_when_empty(value: Any) -> Any:
+    return None if value == "" else value
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. Sizes are bytes and may carry a unit (`10MiB`)."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
+    )
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    dir: Path = DEFAULT_DIR
+    chunk: ByteSize = Field(default=ByteSize(256 * 1024), ge=1024, le=64 * 1024 * 1024)
+    database_url: Annotated[str, BeforeValidator(_with_driver)] = Field(
+        default=DEFAULT_DATABASE_URL,
+        repr=False,  # it may hold a password
+    )
+    workers: int = Field(default=1, ge=1, le=256)
+    max_size: Annotated[ByteSize | None, BeforeValidator(_none_when_empty)] = None
+    grace_seconds: float = Field(default=30.0, ge=0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the catalogue is the embedded SQLite one, which keeps its own schema current."""
+        return self.database_url.startswith("sqlite")
+
+
+def read_settings(**flags: Any) -> Settings:
+    """Flag over variable over .env over default; StartupError in one line for what is unusable."""
+    _refuse_unknown_variables()
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        raise StartupError("; ".join(_explain(each) for each in error.errors())) from None
+
+
+def _refuse_unknown_variables() -> None:
+    # A misspelt variable would silently leave a default in force. FILE_SERVICE_TEST_* belongs to
+    # the test suite and may stand in the same environment.
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    names = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
+    unknown = sorted(
+        name
+        for name in names - known
+        if name.startswith(PREFIX) and not name.startswith(PREFIX + "TEST_")
+    )
+    if unknown:
+        raise StartupError(f"unknown variable {', '.join(unknown)}")
+
+
+def _explain(error: Any) -> str:
+    name = str(error["loc"][0]) if error["loc"] else "settings"
+    reason = re.sub(r"^Value error, ", "", error["msg"])
+    # The value of a URL is not shown: it may hold a password.
+    shown = "" if name == "database_url" else f" {error['input']!r}"
+    return f"--{name.replace('_', '-')} ({PREFIX}{name.upper()}){shown}: {reason}"

@@ -1,0 +1,1 @@
+"""The rules: what an upload and a file are; no HTTP, no SQL."""

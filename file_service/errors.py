@@ -1,0 +1,103 @@
+"""What can go wrong, in the service's own words, each with a stable code; no HTTP."""
+
+
+class FileServiceError(Exception):
+    """The base of all our errors: a stable `code`, a constant `title`; str() is the detail."""
+
+    code = "internal"
+    title = "The service failed"
+
+
+class Malformed(FileServiceError):
+    """A request that does not say what it wants in a way that can be understood."""
+
+    code = "malformed"
+    title = "The request is malformed"
+
+
+class BadName(Malformed):
+    """A file name that no file may have."""
+
+    code = "bad-name"
+    title = "The file name is not acceptable"
+
+
+class CutShort(FileServiceError):
+    """A body that ended, or broke, before its end."""
+
+    code = "cut-short"
+    title = "The body ended before it was complete"
+
+
+class FileNotFound(FileServiceError):
+    """No file has this id: unknown, deleted or malformed ids are told apart by nobody."""
+
+    code = "file-not-found"
+    title = "There is no such file"
+
+
+class TooLarge(FileServiceError):
+    """More bytes than a file, or a part of a request, may have."""
+
+    code = "too-large"
+    title = "The upload is too large"
+
+
+class EncodedContent(FileServiceError):
+    """An upload with a Content-Encoding: stored bytes are the bytes sent, never decoded ones."""
+
+    code = "content-encoding"
+    title = "Uploads with a content coding are not accepted"
+
+
+class NoRoom(FileServiceError):
+    """The disk, its inodes or a quota is exhausted."""
+
+    code = "no-room"
+    title = "There is no room for the file"
+
+
+class Unavailable(FileServiceError):
+    """A part the service rests on does not answer; trying again later is right."""
+
+    code = "unavailable"
+    title = "The service cannot do this at the moment"
+
+
+class CatalogueUnavailable(Unavailable):
+    """The database is away, too slow or refuses to work."""
+
+    code = "catalogue-unavailable"
+    title = "The catalogue is not available"
+
+
+class StoreUnavailable(Unavailable):
+    """The folder of the blobs is away, read-only or broken."""
+
+    code = "store-unavailable"
+    title = "The blob store is not available"
+
+
+class OutcomeUnknown(Unavailable):
+    """The connection broke at COMMIT: the file of `file_id` exists wholly or not at all."""
+
+    code = "outcome-unknown"
+    title = "Whether the file was stored is not known yet"
+
+    def __init__(self, file_id: str, detail: str) -> None:
+        super().__init__(detail)
+        self.file_id = file_id
+
+
+class BlobMissing(FileServiceError):
+    """A file whose bytes are absent, short or unreadable: trouble of ours, never a 404."""
+
+    code = "blob-missing"
+    title = "The bytes of the file cannot be read"
+
+
+class StartupError(FileServiceError):
+    """Why the service cannot start: one line for the person who started it."""
+
+    code = "startup"
+    title = "The service cannot start"

@@ -1,0 +1,161 @@
+"""Structured logs: the code uses stdlib logging; aiologger writes one JSON object a line.
+
+aiologger's own stream handlers lose lines at shutdown, block on a slow pipe and break on a file.
+So only its handler contract, record and JSON formatter are used, and a thread of ours writes.
+"""
+
+import logging
+import os
+import select
+import threading
+import traceback
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from aiologger.formatters.json import ExtendedJsonFormatter
+from aiologger.handlers.base import Handler
+from aiologger.levels import LogLevel
+from aiologger.records import ExtendedLogRecord
+
+MOST_LINES = 200_000  # waiting for a slow reader; about 60 MB
+LINES_AT_ONCE = 512
+FLUSH_SECONDS = 5
+
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class FdHandler(Handler):  # type: ignore[misc]  # aiologger has no types
+    """Writes lines to a descriptor from a thread: never blocks the loop, drops beyond a bound.
+
+    The descriptor is a duplicate, left blocking; `dropped` counts lines, `broken` says why
+    writing ended.
+    """
+
+    initialized = True
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(LogLevel.DEBUG)
+        self.formatter = ExtendedJsonFormatter(
+            exclude_fields=["line_number", "function", "file_path", "level", "logged_at"]
+        )
+        self.dropped = 0
+        self.broken: OSError | None = None
+        self._fd = os.dup(fd)
+        self._lines: deque[bytes] = deque()
+        self._wake = threading.Event()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._write_lines, name="log-writer", daemon=True)
+        self._thread.start()
+
+    async def emit(self, record: ExtendedLogRecord) -> None:
+        """Queue one line; awaits nothing, so that the order of calls is the order of lines."""
+        if self.broken is not None or len(self._lines) >= MOST_LINES:
+            self.dropped += 1
+            return
+        self._lines.append((self.formatter.format(record) + "\n").encode())
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def finish(self) -> None:
+        """Write what is queued and end the thread; a reader that does not read is not awaited."""
+        self._is_closing = True
+        self._wake.set()
+        self._thread.join(FLUSH_SECONDS)
+        if not self._thread.is_alive():
+            os.close(self._fd)
+
+    async def close(self) -> None:
+        """Keep aiologger's contract."""
+        self.finish()
+
+    def _write_lines(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            is_last = self._is_closing
+            while self._lines:
+                count = min(len(self._lines), LINES_AT_ONCE)
+                self._write(b"".join(self._lines.popleft() for _ in range(count)))
+            if is_last:
+                return
+
+    def _write(self, text: bytes) -> None:
+        rest = memoryview(text)
+        try:
+            while rest and self.broken is None:
+                try:
+                    rest = rest[os.write(self._fd, rest) :]
+                except BlockingIOError:  # somebody else made the pipe non-blocking
+                    select.select([], [self._fd], [], 1)
+        except OSError as error:  # the reader is gone or the disk is full: the service goes on
+            self.broken = error
+
+
+class Bridge(logging.Handler):
+    """Hands every stdlib record to an aiologger handler."""
+
+    def __init__(self, writer: Handler) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write `record` as one JSON object; a record that cannot be written is dropped."""
+        try:
+            line = ExtendedLogRecord(
+                name=record.name,
+                level=LogLevel.INFO,
+                pathname=record.pathname,
+                lineno=record.lineno,
+                msg=_to_fields(record),
+                args=None,
+                exc_info=None,
+                flatten=True,
+                serializer_kwargs={},
+                extra={},
+            )
+            # The handler never awaits: driving it here needs no task, no loop, and no order lost.
+            with suppress(StopIteration):
+                self._writer.handle(line).send(None)
+        except Exception:  # noqa: BLE001  # a log line must not break what it tells about
+            self.handleError(record)
+
+
+def _to_fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "message": record.getMessage(),
+    }
+    fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    if record.exc_info and record.exc_info[0] is not None:
+        fields["traceback"] = "".join(traceback.format_exception(*record.exc_info))
+    return fields
+
+
+@contextmanager
+def structured_logs(level: str, fd: int = 1) -> Iterator[None]:
+    """Send all logging of this process to `fd` as JSON lines, until the block ends."""
+    writer = FdHandler(fd)
+    bridge = Bridge(writer)
+    root = logging.getLogger()
+    kept_level, kept_handlers = root.level, root.handlers[:]
+    root.handlers[:] = [bridge]
+    root.setLevel(level.upper())
+    _quieten(level)
+    try:
+        yield
+    finally:
+        root.handlers[:] = kept_handlers
+        root.setLevel(kept_level)
+        writer.finish()
+
+
+def _quieten(level: str) -> None:
+    # Alembic tells each start that it looked at the schema; asyncio which selector it took.
+    if level != "debug":
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("asyncio").setLevel(logging.WARNING)

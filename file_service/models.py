@@ -1,0 +1,44 @@
+"""The plain, frozen values that travel between the rooms; no I/O."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+
+Chunks = AsyncIterable[bytes]
+"""The joint of every data path: a request's body, a form part, a blob."""
+
+Parts = AsyncIterator["tuple[NewUpload, Chunks]"]
+"""Files that arrive in one request, each to be read to its end before the next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewUpload:
+    """What a client says about a file before its bytes arrive; None is left to the service."""
+
+    name: str | None = None
+    media_type: str | None = None
+    length: int | None = None
+    metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """What users have: a name and immutable bytes. `size` in bytes, `sha256` in hex."""
+
+    id: str
+    name: str
+    size: int
+    media_type: str
+    sha256: str
+    created_at: datetime
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """One blob or stage as the store sees it while walking: `size` in bytes."""
+
+    key: str
+    size: int
+    modified_at: datetime

@@ -1,0 +1,188 @@
+"""Worker processes: bind, fork, replace the dead, stop them all gracefully."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from aiohttp import web
+
+from file_service.app import build_app
+from file_service.config import Settings
+from file_service.errors import StartupError
+from file_service.logs import structured_logs
+from file_service.web.connection import Runner
+from file_service.web.keys import HEALTH
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 1024
+KEEPALIVE_SECONDS = 75
+LINGERING_SECONDS = 5
+# A worker that dies at once, again and again, must not eat the machine.
+RESTART_SECONDS = 1.0
+# What a worker gets on top of the grace time before it is killed.
+KILL_SECONDS = 10.0
+
+_STOP = (signal.SIGTERM, signal.SIGINT)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; StartupError where the address cannot be had."""
+    sockets = bind(settings.host, settings.port, settings.workers)
+    host, port = sockets[0].getsockname()[:2]
+    with structured_logs(settings.log_level):
+        address = f"[{host}]" if ":" in host else host
+        logger.info("listening on http://%s:%s", address, port, extra={"workers": settings.workers})
+        if settings.workers == 1:
+            asyncio.run(run_worker(settings, sockets[0]))
+            return
+    # The parent has no thread when it forks, so it logs only before and after.
+    Supervisor(sockets, lambda sock, parent: _work(settings, sock, parent), settings).run()
+
+
+def bind(host: str, port: int, count: int) -> list[socket.socket]:
+    """Return `count` listening sockets on one address, among which the kernel spreads connections.
+
+    They stay open in the parent: what waits in the queue of a worker that died is taken up by its
+    successor, not refused.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        # The first bind without SO_REUSEPORT: it fails where anybody else listens already.
+        first = _listen(family, address, reuse_port=False)
+        if count == 1:
+            return [first]
+        address = first.getsockname()
+        first.close()
+        return [_listen(family, address, reuse_port=True) for _ in range(count)]
+    except OSError as error:
+        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+def _listen(family: int, address: tuple[object, ...], *, reuse_port: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+async def run_worker(settings: Settings, sock: socket.socket, parent: int | None = None) -> None:
+    """Serve on `sock` until told to stop: by a signal, or by the end of the `parent` pipe."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in _STOP:
+        loop.add_signal_handler(number, stop.set)
+    if parent is not None:
+        loop.add_reader(parent, stop.set)
+    runner = make_runner(build_app(settings), settings)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, sock, backlog=BACKLOG).start()
+        logger.info("worker started", extra={"pid": os.getpid()})
+        await stop.wait()
+        runner.app[HEALTH].is_draining = True
+        logger.info("worker stopping", extra={"pid": os.getpid()})
+    finally:
+        if parent is not None:
+            loop.remove_reader(parent)
+        await runner.cleanup()
+
+
+def make_runner(app: web.Application, settings: Settings) -> Runner:
+    """Return the runner of `app` with the limits and times of the service."""
+    return Runner(
+        app,
+        access_log=None,
+        # Stored bytes are the bytes sent: a Content-Encoding is refused, never undone.
+        auto_decompress=False,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        lingering_time=LINGERING_SECONDS,
+        # aiohttp waits this long for handlers, then as long again for them to end by their error.
+        shutdown_timeout=settings.grace_seconds,
+    )
+
+
+def _work(settings: Settings, sock: socket.socket, parent: int) -> None:
+    with structured_logs(settings.log_level):
+        asyncio.run(run_worker(settings, sock, parent))
+
+
+class Supervisor:
+    """Keeps one worker process on each socket, until SIGTERM or SIGINT."""
+
+    def __init__(
+        self,
+        sockets: list[socket.socket],
+        work: Callable[[socket.socket, int], None],
+        settings: Settings,
+    ) -> None:
+        self._sockets = sockets
+        self._work = work
+        self._patience = 2 * settings.grace_seconds + KILL_SECONDS
+        self._workers: dict[int, socket.socket] = {}
+        # Nobody ever writes: the workers see its end when this process is gone, however it went.
+        self._alive, self._kept = os.pipe()
+
+    def run(self) -> None:
+        """Start the workers, replace those that die, and stop them all when told to."""
+        signals = {*_STOP, signal.SIGCHLD}
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        for sock in self._sockets:
+            self._start(sock)
+        while signal.sigwait(signals) == signal.SIGCHLD:
+            for sock in self._reap():
+                time.sleep(RESTART_SECONDS)
+                self._start(sock)
+        self._stop()
+
+    def _start(self, sock: socket.socket) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(sock)
+        self._workers[pid] = sock
+
+    def _become_worker(self, sock: socket.socket) -> None:
+        status = 1
+        try:
+            os.close(self._kept)
+            for other in self._sockets:
+                if other is not sock:
+                    other.close()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOP, signal.SIGCHLD})
+            self._work(sock, self._alive)
+            status = 0
+        finally:
+            os._exit(status)  # not through the parent's own way out
+
+    def _reap(self) -> list[socket.socket]:
+        """Return the sockets of the workers that have ended."""
+        freed = []
+        with suppress(ChildProcessError):
+            while pid := os.waitpid(-1, os.WNOHANG)[0]:
+                freed.append(self._workers.pop(pid))
+        return freed
+
+    def _stop(self) -> None:
+        for pid in self._workers:
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + self._patience
+        while self._workers and time.monotonic() < deadline:
+            signal.sigtimedwait({signal.SIGCHLD}, 0.1)
+            self._reap()
+        for pid in self._workers:
+            os.kill(pid, signal.SIGKILL)

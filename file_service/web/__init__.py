@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: translates requests onto the two doors of the core."""

@@ -1,0 +1,51 @@
+"""GET and HEAD of one file's bytes."""
+
+import logging
+from contextlib import aclosing
+
+from aiohttp import web
+
+from file_service.errors import FileServiceError
+from file_service.models import File
+from file_service.web.keys import FILES
+from file_service.web.render import format_file_headers
+
+logger = logging.getLogger(__name__)
+
+
+async def get_file(request: web.Request) -> web.StreamResponse:
+    """Send a file's bytes; for HEAD the same headers alone."""
+    files = request.app[FILES]
+    file = await files.get(request.match_info["id"])
+    response = web.StreamResponse(headers=format_file_headers(file))
+    response.content_length = file.size
+    if request.method == "HEAD" or file.size == 0:
+        await response.prepare(request)
+        return response
+    return await _send(request, response, file)
+
+
+async def _send(
+    request: web.Request, response: web.StreamResponse, file: File
+) -> web.StreamResponse:
+    async with aclosing(request.app[FILES].read(file)) as chunks:
+        # The first chunk comes before the headers: bytes that are not there are still a 500.
+        chunk = await anext(chunks)
+        await response.prepare(request)
+        try:
+            await response.write(chunk)
+            async for chunk in chunks:
+                await response.write(chunk)
+        except FileServiceError:
+            # Too late for a status. The client must not take what it has for the whole file.
+            logger.exception("download of %s broke off", file.id)
+            abort(request)
+            raise ConnectionResetError("the blob failed in the middle of a download") from None
+    await response.write_eof()
+    return response
+
+
+def abort(request: web.Request) -> None:
+    """Reset the connection, so that nothing that follows is taken for the rest of this answer."""
+    if request.transport is not None:
+        request.transport.abort()

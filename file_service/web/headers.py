@@ -1,0 +1,196 @@
+"""Read and write every header we use: pure functions on strings, Malformed for bad ones."""
+
+import base64
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import format_datetime
+from urllib.parse import quote, unquote_to_bytes
+
+from file_service.errors import Malformed
+
+TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  # RFC 9110 §5.6.2
+_QUOTED = r'"(?:[^"\\]|\\.)*"'  # RFC 9110 §5.6.4
+_PARAMETER = re.compile(rf"\s*;\s*(?:({TOKEN})\s*=\s*({TOKEN}|{_QUOTED}))?", re.DOTALL)
+_MEDIA_TYPE = re.compile(rf"({TOKEN}/{TOKEN})\s*(;.*)?", re.DOTALL)
+_DISPOSITION = re.compile(rf"({TOKEN})\s*(;.*)?", re.DOTALL)
+_EXT_VALUE = re.compile(r"([A-Za-z0-9!#$%&+^_`{}~-]+)'([^']*)'(.*)", re.DOTALL)  # RFC 8187 §3.2
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+# RFC 8187 §3.2.1: attr-char, less the letters and digits that quote() never encodes.
+_ATTR_CHARS = "!#$&+-.^_`|~"
+
+_LONGEST_MEDIA_TYPE = 255
+_LONGEST_SAVED_NAME = 255  # bytes: what a file on most systems may be called
+_LONGEST_EXTENSION = 32
+
+# Bidirectional controls and characters without width let a name look like another one. The joiners
+# of emoji sequences and of Persian are kept where they join: between characters beyond ASCII.
+_INVISIBLE = re.compile(
+    "[\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff]"
+    "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Disposition:
+    """A parsed Content-Disposition: its type and the names of its parameters in lower case."""
+
+    type: str
+    parameters: dict[str, str]
+
+    @property
+    def filename(self) -> str | None:
+        """The file name, `filename*` before `filename` (RFC 6266 §4.3)."""
+        extended = self.parameters.get("filename*")
+        return self.parameters.get("filename") if extended is None else parse_ext_value(extended)
+
+
+def parse_disposition(value: str) -> Disposition:
+    """Parse a request's Content-Disposition by RFC 6266 §4.1."""
+    return _parse_disposition(value, _unquote)
+
+
+def parse_part_disposition(value: str) -> Disposition:
+    """Parse a form part's Content-Disposition as browsers and curl write it (RFC 7578 §4.2)."""
+    return _parse_disposition(value, _unquote_part)
+
+
+def _parse_disposition(value: str, unquote: Callable[[str], str]) -> Disposition:
+    match = _DISPOSITION.fullmatch(repair(value).strip())
+    if match is None:
+        raise Malformed("The Content-Disposition has no disposition type.")
+    return Disposition(match[1].lower(), _parse_parameters(match[2] or "", unquote))
+
+
+def repair(value: str) -> str:
+    """Return a header's text: UTF-8 where its bytes are that, else ISO-8859-1, as of old.
+
+    aiohttp decodes header bytes as UTF-8 and keeps what is not as lone surrogates.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value
+
+
+def parse_ext_value(value: str) -> str:
+    """Decode `charset'language'percent-encoded` (RFC 8187 §3.2)."""
+    match = _EXT_VALUE.fullmatch(value)
+    if match is None or _BAD_PERCENT.search(match[3]) or not match[3].isascii():
+        raise Malformed("The extended parameter is not charset'language'percent-encoded text.")
+    charset = match[1].lower()
+    if charset not in {"utf-8", "iso-8859-1"}:
+        raise Malformed("The extended parameter is neither UTF-8 nor ISO-8859-1.")
+    try:
+        return unquote_to_bytes(match[3]).decode(charset)
+    except UnicodeDecodeError:
+        raise Malformed(f"The extended parameter is not valid {charset.upper()}.") from None
+
+
+def parse_media_type(value: str | None) -> tuple[str, dict[str, str]]:
+    """Return the media type in lower case, '' where there is none, and its parameters."""
+    if value is None or not value.strip():
+        return "", {}
+    match = _MEDIA_TYPE.fullmatch(value.strip())
+    if match is None or len(value) > _LONGEST_MEDIA_TYPE or not value.isprintable():
+        raise Malformed("The Content-Type is not a media type.")
+    if not value.isascii():
+        raise Malformed("The Content-Type has characters outside ASCII.")
+    return match[1].lower(), _parse_parameters(match[2] or "", _unquote)
+
+
+def is_json_preferred(accept: str | None) -> bool:
+    """Whether an Accept header likes application/json better than text/plain (RFC 9110 §12.5.1).
+
+    Where both weigh the same, the more specific range and then the earlier one decides.
+    """
+    ranges = [_parse_range(each, at) for at, each in enumerate((accept or "").split(","))]
+    json = max((rank for name, rank in ranges if name == "application/json"), default=None)
+    json = json or max((r for n, r in ranges if n in {"application/*", "*/*"}), default=None)
+    text = max((rank for name, rank in ranges if name == "text/plain"), default=None)
+    text = text or max((r for n, r in ranges if n in {"text/*", "*/*"}), default=None)
+    return json is not None and json[0] > 0 and (text is None or json > text)
+
+
+def _parse_range(text: str, position: int) -> tuple[str, tuple[float, int, int]]:
+    name, _, parameters = text.partition(";")
+    name = name.strip().lower()
+    match = re.search(
+        r"(?:^|;)\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*(?:;|$)", parameters, re.IGNORECASE
+    )
+    weight = float(match[1]) if match else 1.0
+    return name, (weight, -name.count("*"), -position)
+
+
+def _parse_parameters(text: str, unquote: Callable[[str], str]) -> dict[str, str]:
+    parameters: dict[str, str] = {}
+    position = 0
+    while position < len(text):
+        match = _PARAMETER.match(text, position)
+        if match is None or match.end() == position:
+            if text[position:].strip():
+                raise Malformed("A header has a malformed parameter.")
+            break
+        position = match.end()
+        if match[1] is None:
+            continue
+        name = match[1].lower()
+        if name in parameters:
+            raise Malformed(f"A header has the parameter {name!r} twice.")
+        parameters[name] = unquote(match[2])
+    return parameters
+
+
+def _unquote(value: str) -> str:
+    return _ESCAPED.sub(r"\1", value[1:-1]) if value.startswith('"') else value
+
+
+def _unquote_part(value: str) -> str:
+    r"""Undo what form senders do: browsers write `%22`, `%0D`, `%0A`; older curl writes `\"`.
+
+    Any other backslash or percent sign is meant as it stands (WHATWG HTML, multipart/form-data).
+    """
+    if not value.startswith('"'):
+        return value
+    text = re.sub(r'\\(["\\])', r"\1", value[1:-1])
+    return re.sub(r"%(22|0D|0A)", lambda match: chr(int(match[1], 16)), text)
+
+
+def format_disposition(name: str, *, disposition: str = "attachment") -> str:
+    """Write a Content-Disposition with both forms of the name (RFC 6266 §4.3, appendix D)."""
+    name = clean_name(name)
+    plain = unicodedata.normalize("NFKD", name)
+    plain = "".join(each for each in plain if not unicodedata.combining(each))
+    plain = re.sub(r'[^ -~]|["\\%]', "_", plain)
+    extended = quote(name, safe=_ATTR_CHARS)
+    return f"{disposition}; filename=\"{plain}\"; filename*=UTF-8''{extended}"
+
+
+def clean_name(name: str) -> str:
+    """Return the name to save a file under: nothing that misleads a reader, at most 255 bytes."""
+    name = _INVISIBLE.sub("", unicodedata.normalize("NFC", name)).rstrip(". ").lstrip(" ")
+    stem, dot, extension = name.rpartition(".")
+    if not dot or len(extension.encode()) > _LONGEST_EXTENSION:
+        stem, dot, extension = name, "", ""
+    room = _LONGEST_SAVED_NAME - len((dot + extension).encode())
+    return stem.encode()[:room].decode(errors="ignore") + dot + extension or "file"
+
+
+def format_digest(sha256: str) -> str:
+    """Write a hexadecimal SHA-256 as the value of a Repr-Digest (RFC 9530 §2)."""
+    return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
+
+
+def format_etag(sha256: str) -> str:
+    """Write a hexadecimal SHA-256 as a strong entity tag (RFC 9110 §8.8.3)."""
+    return f'"{sha256}"'
+
+
+def format_http_date(moment: datetime) -> str:
+    """Write an aware UTC time as an HTTP-date (RFC 9110 §5.6.7)."""
+    return format_datetime(moment, usegmt=True)

@@ -1,0 +1,12 @@
+"""What the handlers find in the application."""
+
+from aiohttp import web
+
+from file_service.core.files import Files
+from file_service.core.health import Health
+from file_service.core.uploads import Uploads
+
+UPLOADS = web.AppKey("uploads", Uploads)
+FILES = web.AppKey("files", Files)
+HEALTH = web.AppKey("health", Health)
+REQUEST_ID = web.RequestKey("request_id", str)

@@ -1,0 +1,114 @@
+"""Around every handler: request id, access log, and errors turned into problems."""
+
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable
+from uuid import uuid4
+
+from aiohttp import web
+
+from file_service import errors
+from file_service.web.keys import REQUEST_ID
+from file_service.web.render import render_http_problem, render_problem
+
+logger = logging.getLogger(__name__)
+access = logging.getLogger("file_service.access")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+RETRY_AFTER_SECONDS = 2
+
+# Each error of ours and its status; a class not named goes by the nearest it descends from.
+STATUS: dict[type[errors.FileServiceError], int] = {
+    errors.FileServiceError: 500,
+    errors.Malformed: 400,
+    errors.CutShort: 400,
+    errors.FileNotFound: 404,
+    errors.TooLarge: 413,
+    errors.EncodedContent: 415,
+    errors.Unavailable: 503,
+    errors.NoRoom: 507,
+}
+
+_SANE_REQUEST_ID = re.compile(r"[0-9A-Za-z._~:/+=@-]{1,128}")
+
+
+@web.middleware
+async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Name the request, answer its errors, and log it in one line."""
+    started = time.perf_counter()
+    request[REQUEST_ID] = _choose_request_id(request.headers.get("X-Request-ID"))
+    status, size = 499, 0  # until there is an answer, the client is the one who left
+    try:
+        response = await _answer(request, handler)
+        status, size = response.status, response.content_length or 0
+        return response
+    finally:
+        access.info(
+            "request",
+            extra={
+                "request_id": request[REQUEST_ID],
+                "method": request.method,
+                "path": request.path,
+                "status": status,
+                "size": size,
+                "seconds": round(time.perf_counter() - started, 6),
+                "remote": request.remote,
+            },
+        )
+
+
+async def name_answer(request: web.Request, response: web.StreamResponse) -> None:
+    """Put the request id, and a Server that tells nothing, on every answer."""
+    response.headers["Server"] = "file-service"
+    request_id = request.get(REQUEST_ID)
+    if request_id is not None:
+        response.headers["X-Request-ID"] = request_id
+
+
+def _choose_request_id(sent: str | None) -> str:
+    """Take over the caller's id where it is one that a log can hold, else make one."""
+    if sent is not None and _SANE_REQUEST_ID.fullmatch(sent):
+        return sent
+    return uuid4().hex
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except errors.FileServiceError as error:
+        return _render_error(request, error)
+    except web.HTTPException as error:
+        return _render_router_error(request, error)
+    except ConnectionError:
+        raise  # the client left while an answer was sent: nobody to tell
+    except Exception:
+        logger.exception("request failed", extra={"request_id": request[REQUEST_ID]})
+        return _render_error(request, errors.FileServiceError("This is logged as an error."))
+
+
+def _render_error(request: web.Request, error: errors.FileServiceError) -> web.Response:
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    if status >= 500:
+        logger.error(
+            "%s: %s", error.code, error, exc_info=error, extra={"request_id": request[REQUEST_ID]}
+        )
+    members = {}
+    if isinstance(error, errors.OutcomeUnknown):
+        members = {"outcome": "unknown", "id": error.file_id}
+    response = render_problem(request, error, status, **members)
+    if status == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if not request.content.is_eof():
+        # The rest of the body is not wanted; reading it all to keep the connection costs more.
+        response.force_close()
+    return response
+
+
+def _render_router_error(request: web.Request, error: web.HTTPException) -> web.Response:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        detail = f"This resource answers to {allowed}."
+        return render_http_problem(request, 405, detail, {"Allow": allowed})
+    return render_http_problem(request, error.status, "There is nothing at this address.", {})

@@ -1,0 +1,26 @@
+"""The whole URL map on one screen; a trailing slash is optional everywhere."""
+
+from aiohttp import web
+
+from file_service.web import downloads, files, status, uploads
+
+ONE = "/files/{id:[^/]+}"
+SLASH = "{slash:/?}"
+
+
+def add_routes(app: web.Application) -> None:
+    """Add every route of the service to `app`."""
+    route = app.router.add_route
+
+    route("POST", f"/files{SLASH}", uploads.post_file)
+    route("PUT", f"{ONE}{SLASH}", uploads.put_file)  # here {id} is a file name
+    route("GET", f"{ONE}{SLASH}", downloads.get_file)
+    route("HEAD", f"{ONE}{SLASH}", downloads.get_file)
+    route("DELETE", f"{ONE}{SLASH}", files.delete_file)
+    route("GET", f"{ONE}/info{SLASH}", files.get_info)
+    route("HEAD", f"{ONE}/info{SLASH}", files.get_info)
+
+    route("GET", f"/healthz{SLASH}", status.get_healthz)
+    route("HEAD", f"/healthz{SLASH}", status.get_healthz)
+    route("GET", f"/readyz{SLASH}", status.get_readyz)
+    route("HEAD", f"/readyz{SLASH}", status.get_readyz)

@@ -1,0 +1,88 @@
+"""Uploads in one request: a raw body, a form, PUT."""
+
+from collections.abc import AsyncIterator, Mapping
+
+from aiohttp import web
+
+from file_service.core.names import OCTETS, parse_name
+from file_service.errors import TooLarge
+from file_service.models import Chunks, NewUpload
+from file_service.web import body, form, render
+from file_service.web.headers import parse_disposition, parse_media_type
+from file_service.web.keys import UPLOADS
+
+FORM = "multipart/form-data"
+
+# curl adds this to any --data-binary; a file of it is not what anybody stores.
+_UNDECLARED = {"", OCTETS, "application/x-www-form-urlencoded"}
+
+
+async def post_file(request: web.Request) -> web.Response:
+    """Store a raw body as one file, or every file of a form."""
+    media_type, _ = parse_media_type(request.headers.get("Content-Type"))
+    if media_type == FORM:
+        return await _post_form(request)
+    new = _parse_new_upload(request, _parse_name(request))
+    file = await request.app[UPLOADS].store(new, body.chunks(request))
+    return render.render_created(request, [file])
+
+
+async def put_file(request: web.Request) -> web.Response:
+    """Store a raw body as a new file of the name in the path."""
+    new = _parse_new_upload(request, parse_name(request.match_info["id"]))
+    file = await request.app[UPLOADS].store(new, body.chunks(request))
+    return render.render_created(request, [file])
+
+
+async def _post_form(request: web.Request) -> web.Response:
+    body.check_encoding(request)
+    boundary = form.parse_boundary(request.headers["Content-Type"])
+    files = await request.app[UPLOADS].store_all(_parse_form(body.chunks(request), boundary))
+    return render.render_created(request, files)
+
+
+def _parse_new_upload(request: web.Request, name: str | None) -> NewUpload:
+    body.check_encoding(request)
+    return NewUpload(
+        name=name,
+        media_type=_declared(request.headers.get("Content-Type")),
+        length=request.content_length,
+    )
+
+
+def _parse_name(request: web.Request) -> str | None:
+    """Return the name from Content-Disposition, else from the query, None where neither has it."""
+    disposition = request.headers.get("Content-Disposition")
+    sent = parse_disposition(disposition).filename if disposition else None
+    return parse_name(sent or request.query.get("filename", ""))
+
+
+def _declared(content_type: str | None) -> str | None:
+    """Return the media type that the client really declares, with its parameters."""
+    media_type, _ = parse_media_type(content_type)
+    return None if media_type in _UNDECLARED or content_type is None else content_type.strip()
+
+
+async def _parse_form(chunks: Chunks, boundary: bytes) -> AsyncIterator[tuple[NewUpload, Chunks]]:
+    """Yield the files of a form, each with the text fields that came before it."""
+    fields: dict[str, str] = {}
+    async for part in form.read_parts(chunks, boundary):
+        if part.filename is None:
+            fields[part.name] = await form.read_text(part, _room(fields))
+        elif part.filename:  # a browser sends an empty name where no file was chosen
+            yield _parse_part(part, fields), part.chunks
+
+
+def _parse_part(part: form.Part, fields: Mapping[str, str]) -> NewUpload:
+    return NewUpload(
+        name=parse_name(part.filename or ""),
+        media_type=_declared(part.content_type),
+        metadata=dict(fields),
+    )
+
+
+def _room(fields: Mapping[str, str]) -> int:
+    used = sum(len(name.encode()) + len(value.encode()) for name, value in fields.items())
+    if used > form.LONGEST_FIELDS:
+        raise TooLarge(f"The text fields of a form may have at most {form.LONGEST_FIELDS} bytes.")
+    return form.LONGEST_FIELDS - used

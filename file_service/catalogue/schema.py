@@ -1,13 +1,19 @@
 """The schema's version: brought up to date, and asked for, through Alembic's migrations."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import asyncpg
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+from file_service.catalogue.engine import connect
+from file_service.errors import StartupError
 
 # Any number, the same in every release: migrators on several machines queue behind this lock.
 _LOCK = 0x66696C65
@@ -21,23 +27,56 @@ def make_config(connection: sa.Connection | None = None) -> Config:
     return config
 
 
+async def prepare(url: str, *, upgrade: bool) -> None:
+    """See that the database answers and its schema is current, bringing it up to date if told.
+
+    Safe to run twice, and from several machines at once. StartupError says what is wrong.
+    """
+    with _explained():
+        engine = connect(url)
+        try:
+            if upgrade:
+                await migrate(engine)
+            elif not await _is_current(engine):
+                raise StartupError(
+                    "the catalogue's schema is not up to date: run file-service migrate"
+                )
+        finally:
+            await engine.dispose()
+
+
 async def migrate(engine: AsyncEngine, revision: str = "head") -> None:
-    """Bring the schema up to `revision`; safe to run twice, and from several machines at once."""
+    """Bring the schema up to `revision`, in one transaction that excludes other migrators."""
     async with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
         await connection.run_sync(lambda sync: command.upgrade(make_config(sync), revision))
 
 
-async def is_current(engine: AsyncEngine) -> bool:
-    """Whether the schema is the one this release was written for."""
+async def _is_current(engine: AsyncEngine) -> bool:
+    wanted = set(ScriptDirectory.from_config(make_config()).get_heads())
     async with engine.connect() as connection:
-        return await connection.run_sync(_is_current)
+        return await connection.run_sync(_get_heads) == wanted
 
 
-def _is_current(connection: sa.Connection) -> bool:
-    wanted = ScriptDirectory.from_config(make_config()).get_heads()
-    return set(MigrationContext.configure(connection).get_current_heads()) == set(wanted)
+def _get_heads(connection: sa.Connection) -> set[str]:
+    return set(MigrationContext.configure(connection).get_current_heads())
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn whatever the driver raises into the one line that its deepest cause says."""
+    try:
+        yield
+    except (sa.exc.ArgumentError, ValueError):
+        # Not shown: the URL may hold a password.
+        raise StartupError("--database-url is not the URL of a database") from None
+    except (sa.exc.SQLAlchemyError, asyncpg.PostgresError, OSError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        line = (str(cause) or type(cause).__name__).strip().splitlines()[0]
+        raise StartupError(f"the database cannot be used: {line}") from error
 
 
 def _find_migrations() -> Path:

@@ -91,9 +91,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
 def _render_error(request: web.Request, error: errors.FileServiceError) -> web.Response:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     if status >= 500:
-        logger.error(
-            "%s: %s", error.code, error, exc_info=error, extra={"request_id": request[REQUEST_ID]}
-        )
+        _log_trouble(request, error)
     members = {}
     if isinstance(error, errors.OutcomeUnknown):
         members = {"outcome": "unknown", "id": error.file_id}
@@ -112,3 +110,11 @@ def _render_router_error(request: web.Request, error: web.HTTPException) -> web.
         detail = f"This resource answers to {allowed}."
         return render_http_problem(request, 405, detail, {"Allow": allowed})
     return render_http_problem(request, error.status, "There is nothing at this address.", {})
+
+
+def _log_trouble(request: web.Request, error: errors.FileServiceError) -> None:
+    extra = {"request_id": request[REQUEST_ID], "code": error.code, "cause": repr(error.__cause__)}
+    if isinstance(error, errors.Unavailable):  # asked for again and again: no traceback each time
+        logger.warning("%s", error, extra=extra)
+    else:
+        logger.error("%s", error, exc_info=error, extra=extra)

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 BACKLOG = 1024
 KEEPALIVE_SECONDS = 75
 LINGERING_SECONDS = 5
+LONGEST_HEADER = 64 * 1024
 # A worker that dies at once, again and again, must not eat the machine.
 RESTART_SECONDS = 1.0
 # What a worker gets on top of the grace time before it is killed.
@@ -111,6 +112,8 @@ def make_runner(app: web.Application, settings: Settings) -> Runner:
         # Stored bytes are the bytes sent: a Content-Encoding is refused, never undone.
         auto_decompress=False,
         keepalive_timeout=KEEPALIVE_SECONDS,
+        max_line_size=LONGEST_HEADER,
+        max_field_size=LONGEST_HEADER,
         lingering_time=LINGERING_SECONDS,
         # aiohttp waits this long for handlers, then as long again for them to end by their error.
         shutdown_timeout=settings.grace_seconds,

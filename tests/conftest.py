@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
 from aiohttp import web
@@ -22,6 +24,10 @@ from file_service.catalogue.tables import schema
 from file_service.config import PREFIX, Settings
 from file_service.server import make_runner
 from tests.processes import ServiceProcess, running_service
+
+# The machine may be busy: what takes how long is for the benchmarks to say.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 Client = TestClient[web.Request, web.Application]
 MakeService = Callable[..., ServiceProcess]
@@ -149,10 +155,16 @@ class Leftovers:
         return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
     async def rows(self) -> int:
+        """How many files the catalogue knows."""
+        return int(await self.execute("SELECT count(*) FROM file"))
+
+    async def execute(self, statement: str) -> Any:
+        """Run one statement on the catalogue; return the first value, if any."""
         engine = connect(self.settings.database_url)
         try:
-            async with engine.connect() as connection:
-                return int((await connection.scalar(sa.text("SELECT count(*) FROM file"))) or 0)
+            async with engine.begin() as connection:
+                result = await connection.execute(sa.text(statement))
+                return result.scalar() if result.returns_rows else None
         finally:
             await engine.dispose()
 

@@ -4,9 +4,11 @@ Left alone, aiohttp drops a connection whose sending side was closed, without th
 client still waits for; and a body whose framing breaks leaves its handler waiting for ever.
 """
 
+import asyncio
 import logging
+from uuid import uuid4
 
-from aiohttp import StreamReader, web
+from aiohttp import EMPTY_PAYLOAD, StreamReader, web
 from aiohttp.web_protocol import _ErrInfo
 
 from file_service.errors import CutShort
@@ -18,30 +20,39 @@ logger = logging.getLogger(__name__)
 class Connection(web.RequestHandler):
     """aiohttp's protocol of one connection, with an answer also for what cannot be parsed."""
 
-    __slots__ = ()
+    __slots__ = ("_body",)
+
+    # The body of the request parsed last: the only one that can still be on its way.
+    _body: StreamReader
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin without a body."""
+        self._body = EMPTY_PAYLOAD
+        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; an error it meets inside a body belongs to that body's request."""
         super().data_received(data)
-        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
-            body = self._current_body()
-            if body is not None and not body.is_eof():
-                self._messages.pop()
-                body.set_exception(CutShort("The framing of the body is broken."))
-                self.close()
+        if not self._messages:
+            return
+        message, body = self._messages[-1]
+        if not isinstance(message, _ErrInfo):
+            self._body = body
+        elif not self._body.is_eof():
+            self._messages.pop()
+            self._body.set_exception(CutShort("The framing of the body is broken."))
+            self.close()  # after the answer
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp narrows asyncio's bool|None
         """Keep a half-closed connection open while an answer is owed (RFC 9112 §9.6)."""
-        bodies = [payload for _, payload in self._messages]
-        current = self._current_body()
-        if current is not None:
-            bodies.append(current)
-        for body in bodies:
-            if not body.is_eof():
-                body.set_exception(CutShort("The client stopped sending before the body's end."))
-        if not self._messages and self._request_in_progress:
+        is_idle = self._waiter is not None and not self._waiter.done()
+        if is_idle and not self._messages:
+            return False
+        if not self._body.is_eof():
+            self._body.set_exception(CutShort("The client stopped sending before the body's end."))
+        if not self._messages:
             self.close()  # after the answer
-        return bool(bodies) or self._request_in_progress
+        return True
 
     def handle_error(
         self,
@@ -51,16 +62,16 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what could not be parsed in our own words, and close the connection."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client left while its answer was sent: nobody to tell
         if status != 400:
             return super().handle_error(request, status, exc, message)
-        logger.info("a request could not be parsed", extra={"remote": request.remote})
-        response = render_broken_request()
+        request_id = uuid4().hex
+        extra = {"remote": request.remote, "request_id": request_id}
+        logger.info("a request could not be parsed", extra=extra)
+        response = render_broken_request(request_id)
         response.force_close()
         return response
-
-    def _current_body(self) -> StreamReader | None:
-        request = self._current_request
-        return None if request is None else request.content
 
 
 class Server(web.Server):

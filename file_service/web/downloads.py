@@ -1,6 +1,8 @@
 """GET and HEAD of one file's bytes."""
 
 import logging
+import socket
+import struct
 from contextlib import aclosing
 
 from aiohttp import web
@@ -39,13 +41,16 @@ async def _send(
         except FileServiceError:
             # Too late for a status. The client must not take what it has for the whole file.
             logger.exception("download of %s broke off", file.id)
-            abort(request)
-            raise ConnectionResetError("the blob failed in the middle of a download") from None
-    await response.write_eof()
+            reset(request)
     return response
 
 
-def abort(request: web.Request) -> None:
+def reset(request: web.Request) -> None:
     """Reset the connection, so that nothing that follows is taken for the rest of this answer."""
-    if request.transport is not None:
-        request.transport.abort()
+    transport = request.transport
+    if transport is not None:
+        # Zero seconds of lingering make it a RST: even a client that ignores lengths sees it.
+        transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        transport.abort()

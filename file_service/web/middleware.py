@@ -83,9 +83,10 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _render_router_error(request, error)
     except ConnectionError:
         raise  # the client left while an answer was sent: nobody to tell
-    except Exception:
-        logger.exception("request failed", extra={"request_id": request[REQUEST_ID]})
-        return _render_error(request, errors.FileServiceError("This is logged as an error."))
+    except Exception as error:  # noqa: BLE001  # whatever it is, the client gets a problem
+        unexpected = errors.FileServiceError("An unexpected error; the log has it.")
+        unexpected.__cause__ = error
+        return _render_error(request, unexpected)
 
 
 def _render_error(request: web.Request, error: errors.FileServiceError) -> web.Response:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from file_service.errors import FileServiceError
+from file_service.errors import FileServiceError, Malformed
 from file_service.models import File
 from file_service.web.headers import (
     format_digest,
@@ -102,14 +102,17 @@ def render_http_problem(
     return response
 
 
-def render_broken_request() -> web.Response:
+def render_broken_request(request_id: str) -> web.Response:
     """Render the 400 for bytes that could not be parsed as a request; none of them is echoed."""
-    return _render_problem(
-        "malformed",
-        "The request is malformed",
+    response = _render_problem(
+        Malformed.code,
+        Malformed.title,
         400,
         "The request line, the headers or the framing could not be parsed.",
+        request_id=request_id,
     )
+    response.headers["X-Request-ID"] = request_id
+    return response
 
 
 def _render_problem(

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Mapping
 from aiohttp import web
 
 from file_service.core.names import OCTETS, parse_name
-from file_service.errors import TooLarge
 from file_service.models import Chunks, NewUpload
 from file_service.web import body, form, render
 from file_service.web.headers import parse_disposition, parse_media_type
@@ -68,7 +67,7 @@ async def _parse_form(chunks: Chunks, boundary: bytes) -> AsyncIterator[tuple[Ne
     fields: dict[str, str] = {}
     async for part in form.read_parts(chunks, boundary):
         if part.filename is None:
-            fields[part.name] = await form.read_text(part, _room(fields))
+            fields[part.name] = await form.read_text(part, _room(fields, part.name))
         elif part.filename:  # a browser sends an empty name where no file was chosen
             yield _parse_part(part, fields), part.chunks
 
@@ -81,8 +80,7 @@ def _parse_part(part: form.Part, fields: Mapping[str, str]) -> NewUpload:
     )
 
 
-def _room(fields: Mapping[str, str]) -> int:
-    used = sum(len(name.encode()) + len(value.encode()) for name, value in fields.items())
-    if used > form.LONGEST_FIELDS:
-        raise TooLarge(f"The text fields of a form may have at most {form.LONGEST_FIELDS} bytes.")
-    return form.LONGEST_FIELDS - used
+def _room(fields: Mapping[str, str], name: str) -> int:
+    """Return the bytes left for the value of one more field; never negative."""
+    used = sum(len(text.encode()) for pair in fields.items() for text in pair)
+    return max(0, form.LONGEST_FIELDS - used - len(name.encode()))

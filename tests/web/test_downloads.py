@@ -1,0 +1,159 @@
+import hashlib
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from file_service.web.headers import format_digest
+from tests.conftest import Client, Leftovers
+from tests.wire import Wire
+
+Serve = Callable[..., Awaitable[Client]]
+BODY = os.urandom(700_001)
+
+
+async def put(client: Client, body: bytes = BODY, name: str = "report.pdf") -> str:
+    async with client.put(f"/files/{name}", data=body) as response:
+        assert response.status == 201
+        return await response.text()
+
+
+def find_blob(leftovers: Leftovers, file_id: str) -> Path:
+    (found,) = [name for name in leftovers.files() if name.endswith(file_id)]
+    return leftovers.settings.dir / found
+
+
+@pytest.mark.parametrize("chunk", [1024, 4096, 1024 * 1024])
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_the_bytes_come_back_whatever_the_chunk(serve: Serve, chunk: int, slash: str) -> None:
+    client = await serve(chunk=chunk)
+    file_id = await put(client)
+    async with client.get(f"/files/{file_id}{slash}") as response:
+        assert response.status == 200
+        assert await response.read() == BODY
+
+
+async def test_the_headers_tell_all_of_the_file(client: Client) -> None:
+    file_id = await put(client)
+    digest = hashlib.sha256(BODY).hexdigest()
+    async with client.get(f"/files/{file_id}/") as response:
+        headers = response.headers
+    assert headers["Content-Length"] == str(len(BODY))
+    assert headers["Content-Type"] == "application/pdf"
+    assert headers["Content-Disposition"] == (
+        "attachment; filename=\"report.pdf\"; filename*=UTF-8''report.pdf"
+    )
+    assert headers["ETag"] == f'"{digest}"'
+    assert headers["Repr-Digest"] == format_digest(digest)
+    assert headers["Last-Modified"].endswith(" GMT")
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
+    assert "immutable" in headers["Cache-Control"]
+    assert headers["Server"] == "file-service"
+
+
+async def test_head_has_the_headers_of_get_and_no_body(client: Client) -> None:
+    file_id = await put(client)
+    volatile = {"Date", "X-Request-ID"}
+    async with client.get(f"/files/{file_id}/") as get, client.head(f"/files/{file_id}/") as head:
+        assert {k: v for k, v in get.headers.items() if k not in volatile} == {
+            k: v for k, v in head.headers.items() if k not in volatile
+        }
+        assert (head.status, await head.read()) == (200, b"")
+
+
+async def test_an_empty_file_is_downloaded(client: Client) -> None:
+    file_id = await put(client, b"")
+    async with client.get(f"/files/{file_id}/") as response:
+        assert (response.status, await response.read()) == (200, b"")
+        assert response.headers["Content-Length"] == "0"
+
+
+@pytest.mark.parametrize(
+    "file_id",
+    [
+        "0c5b4f0e-7b8e-4a55-9d6c-3f1d2a6b7c8d",
+        "00000000-0000-0000-0000-000000000000",
+        "ff6b51b5-4030-18ed-aa5a-1b8aba37d1c4",  # version 1
+        "0C5B4F0E-7B8E-4A55-9D6C-3F1D2A6B7C8D",
+        "0c5b4f0e7b8e4a559d6c3f1d2a6b7c8d",
+        "..",
+        "%2e%2e%2fSTORE",
+        "%00",
+        "x" * 5000,
+        "отчёт",
+    ],
+)
+async def test_an_id_of_no_file_is_a_404_for_every_method(client: Client, file_id: str) -> None:
+    for method, path in [("GET", ""), ("HEAD", ""), ("GET", "/info"), ("DELETE", "")]:
+        async with client.request(method, f"/files/{file_id}{path}") as response:
+            # `..` is resolved by the client; nothing is at the path that is left.
+            assert response.status in {404, 405} if file_id == ".." else response.status == 404
+            assert response.content_type == "application/problem+json"
+
+
+async def test_a_blob_that_is_missing_is_a_500_and_never_a_404(
+    client: Client, leftovers: Leftovers, caplog: pytest.LogCaptureFixture
+) -> None:
+    file_id = await put(client)
+    find_blob(leftovers, file_id).unlink()
+    async with client.get(f"/files/{file_id}/") as response:
+        problem = await response.json(content_type="application/problem+json")
+        assert (response.status, problem["type"]) == (500, "/problems/blob-missing")
+        assert str(leftovers.settings.dir) not in await response.text()
+    assert file_id in caplog.text
+
+
+@pytest.mark.parametrize("trouble", ["short", "fifo", "symlink", "folder"])
+async def test_a_blob_that_is_not_what_its_row_says_is_a_500(
+    client: Client, leftovers: Leftovers, trouble: str
+) -> None:
+    file_id = await put(client)
+    blob = find_blob(leftovers, file_id)
+    if trouble == "short":
+        os.truncate(blob, 1000)
+    else:
+        away = blob.rename(blob.with_suffix(".away"))
+        match trouble:
+            case "fifo":
+                os.mkfifo(blob)
+            case "symlink":
+                blob.symlink_to(away)
+            case "folder":
+                blob.mkdir()
+    async with client.get(f"/files/{file_id}/") as response:
+        assert response.status == 500
+    async with client.get("/healthz") as response:
+        assert response.status == 200
+
+
+async def test_a_blob_that_shrinks_during_a_download_resets_the_connection(
+    client: Client, leftovers: Leftovers
+) -> None:
+    """Bytes of a next answer must not be taken for the rest of this one."""
+    size = 200_000_000  # more than the sockets' buffers hold
+    file_id = await put(client)
+    blob = find_blob(leftovers, file_id)
+    os.truncate(blob, size)
+    await _pretend_size(leftovers, file_id, size)
+    wire = await Wire.to(client)
+    get = f"GET /files/{file_id}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    await wire.send(get + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    received = len(await wire.reader.readuntil(b"\r\n\r\n"))
+    os.truncate(blob, 1000)
+    rest = bytearray()
+
+    async def read_all() -> None:
+        while data := await wire.reader.read(1_000_000):
+            rest.extend(data)
+
+    with pytest.raises(ConnectionResetError):
+        await read_all()
+    assert b"alive" not in rest
+    assert received + len(rest) < size
+    await wire.close()
+
+
+async def _pretend_size(leftovers: Leftovers, file_id: str, size: int) -> None:
+    await leftovers.execute(f"UPDATE file SET size = {size} WHERE id = '{file_id}'")

@@ -1,0 +1,171 @@
+"""What only raw sockets can send: bodies cut short, broken framing, half-closed connections."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from tests.conftest import Client, Leftovers
+from tests.wire import Wire
+
+POST = b"POST /files/ HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+FORM = POST + b"Content-Type: multipart/form-data; boundary=b\r\n"
+PART = b'--b\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n'
+
+
+@pytest.fixture
+async def wire(client: Client) -> AsyncIterator[Wire]:
+    wire = await Wire.to(client)
+    yield wire
+    await wire.close()
+
+
+CUT_SHORT = {
+    "a length not reached": (POST + b"Content-Length: 100\r\n\r\n", b"x" * 50),
+    "a length not reached at all": (POST + b"Content-Length: 100\r\n\r\n", b""),
+    "a long body not reached": (POST + b"Content-Length: 900000\r\n\r\n", b"x" * 700_000),
+    "no last chunk": (CHUNKED, b"5\r\nhello\r\n"),
+    "a chunk not whole": (CHUNKED, b"ff\r\nhello"),
+    "no line after the last chunk": (CHUNKED, b"5\r\nhello\r\n0\r\n"),
+    "a form cut in its body": (FORM + b"Content-Length: 500\r\n\r\n", PART + b"content"),
+    "a chunked form without last boundary": (
+        FORM + b"Transfer-Encoding: chunked\r\n\r\n",
+        b"%x\r\n%s\r\n0\r\n\r\n" % (len(PART) + 2, PART + b"cc"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CUT_SHORT)
+async def test_a_body_cut_short_is_a_400_that_says_so_and_nothing_is_left(
+    wire: Wire, leftovers: Leftovers, case: str
+) -> None:
+    await wire.send(*CUT_SHORT[case])
+    wire.half_close()
+    answer = await wire.receive()
+    assert (answer.status, answer.problem["type"]) == (400, "/problems/cut-short")
+    assert await wire.is_closed()
+    assert (leftovers.files(), await leftovers.rows()) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"zz\r\nhello\r\n", b"-5\r\nhello\r\n", b"5\r\nhelloXX\r\n", b"5;\x00\r\nhello\r\n0\r\n\r\n"],
+)
+@pytest.mark.parametrize("good", [0, 10, 60_000, 300_000, 3_000_000])
+async def test_a_bad_chunk_is_a_400_wherever_it_comes(
+    wire: Wire, leftovers: Leftovers, good: int, bad: bytes
+) -> None:
+    await wire.send(CHUNKED)
+    if good:
+        await wire.send(b"%x\r\n%s\r\n" % (good, b"x" * good))
+    await wire.send(bad)
+    answer = await wire.receive()
+    assert answer.status == 400
+    assert answer.problem["detail"]
+    assert await wire.is_closed()
+    assert (leftovers.files(), await leftovers.rows()) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n",
+        b"POST /files/ HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\nhello",
+        POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 70_000 + b"\r\n\r\n",
+    ],
+)
+async def test_what_cannot_be_parsed_is_a_problem_that_echoes_nothing(
+    wire: Wire, head: bytes
+) -> None:
+    await wire.send(head)
+    answer = await wire.receive()
+    assert (answer.status, answer.problem["type"]) == (400, "/problems/malformed")
+    assert b"GARBAGE" not in answer.body
+    assert await wire.is_closed()
+
+
+async def test_a_client_that_half_closes_after_its_request_gets_its_answer(
+    wire: Wire, client: Client
+) -> None:
+    await wire.send(POST + b"Content-Length: 5\r\n\r\nhello")
+    wire.half_close()
+    answer = await wire.receive()
+    assert answer.status == 201
+    assert await wire.is_closed()
+    async with client.get(f"/files/{answer.body.decode()}/") as response:
+        assert await response.read() == b"hello"
+
+
+async def test_a_half_closed_download_arrives_whole(wire: Wire, client: Client) -> None:
+    body = b"0123456789" * 100_000
+    async with client.post("/files/", data=body) as response:
+        file_id = await response.text()
+    await wire.send(f"GET /files/{file_id}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    wire.half_close()
+    assert (await wire.receive()).body == body
+
+
+async def test_pipelined_requests_of_a_half_closed_client_are_all_answered(wire: Wire) -> None:
+    await wire.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+    wire.half_close()
+    assert [(await wire.receive()).status for _ in range(3)] == [200, 200, 200]
+
+
+async def test_a_refused_upload_is_answered_while_its_body_still_comes(
+    wire: Wire, leftovers: Leftovers
+) -> None:
+    await wire.send(
+        b"POST /files/?filename=.. HTTP/1.1\r\nHost: x\r\nContent-Length: 90000000\r\n\r\n"
+    )
+    answer = await wire.receive()
+    assert (answer.status, answer.headers["connection"]) == (400, "close")
+    assert leftovers.files() == []
+
+
+async def test_http_1_0_is_served_and_closed(wire: Wire) -> None:
+    await wire.send(b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert (await wire.receive()).status == 200
+    assert await wire.is_closed()
+
+
+async def test_expect_100_continue_is_answered_before_the_body(wire: Wire) -> None:
+    await wire.send(POST + b"Content-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+    assert (await wire.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+    await wire.send(b"hello")
+    assert (await wire.receive()).status == 201
+
+
+async def test_raw_utf8_in_a_content_disposition_is_understood(wire: Wire, client: Client) -> None:
+    head = 'Content-Disposition: attachment; filename="отчёт.txt"\r\nContent-Length: 0\r\n\r\n'
+    await wire.send(POST + b"Accept: application/json\r\n" + head.encode())
+    answer = await wire.receive()
+    assert json.loads(answer.body)["name"] == "отчёт.txt"
+
+
+async def test_a_connection_that_is_kept_takes_one_upload_after_the_other(wire: Wire) -> None:
+    for _ in range(3):
+        await wire.send(POST + b"Content-Length: 5\r\n\r\nhello")
+        assert (await wire.receive()).status == 201
+        await wire.send(CHUNKED + b"5\r\nhello\r\n0\r\n\r\n")
+        assert (await wire.receive()).status == 201
+
+
+async def test_a_client_that_leaves_in_an_upload_leaves_nothing(
+    client: Client, leftovers: Leftovers
+) -> None:
+    wire = await Wire.to(client)
+    await wire.send(POST + b"Content-Length: 9000000\r\n\r\n", b"x" * 1_000_000)
+    await _until(lambda: bool(leftovers.files()))  # the stage is there
+    wire.writer.transport.abort()
+    await _until(lambda: not leftovers.files())
+    assert await leftovers.rows() == 0
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():
+            await asyncio.sleep(0.01)

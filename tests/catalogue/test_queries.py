@@ -1,4 +1,5 @@
 import asyncio
+import threading
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -91,6 +92,10 @@ async def test_a_database_that_is_away_is_said_to_be(url: str) -> None:
         with pytest.raises(CatalogueUnavailable):
             await attempt
     await engine.dispose()
+    # aiosqlite does not wait for the thread of a connection that failed to open.
+    for thread in threading.enumerate():
+        if "_connection_worker_thread" in thread.name:
+            await asyncio.to_thread(thread.join)
 
 
 async def test_sqlite_keeps_what_it_acknowledged(sqlite_template: object) -> None:

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check --quiet install
 ARGS   ?=
 
-.PHONY: run test check lock image memory clean
+.PHONY: run test check lock wheel image memory clean
 
 run: $(VENV)/.service  ## start the service at http://127.0.0.1:8080 on its embedded catalogue
 	exec $(BIN)/file-service serve $(ARGS)
@@ -24,6 +24,9 @@ check: $(VENV)/.dev  ## lint, types, container files
 
 memory: $(VENV)/.dev  ## how much memory 1 GiB up and down costs the server
 	$(BIN)/python benchmarks/memory.py $(ARGS)
+
+wheel: $(VENV)/.dev  ## build the wheel, install it elsewhere and start it once
+	sh scripts/check_wheel.sh $(BIN)/python
 
 image:  ## build the Dockerfile for real, without a container engine (root, Debian)
 	sh scripts/check_image.sh

@@ -1,78 +1,172 @@
-"""serve and migrate: arguments in, one call out; what goes wrong at the start is one line."""
+"""serve, migrate, gc, scrub: arguments in, one call out; what goes wrong first is one line."""
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from file_service.catalogue.schema import prepare
-from file_service.config import DEFAULT_DATABASE_URL, DEFAULT_DIR, Settings, read_settings
-from file_service.errors import StartupError
+from tqdm import tqdm
 
-Command = Callable[[Settings], None]
+from file_service.app import open_parts, prepare
+from file_service.catalogue import schema
+from file_service.config import (
+    DEFAULT_DATABASE_URL,
+    DEFAULT_DIR,
+    Settings,
+    parse_size,
+    read_settings,
+)
+from file_service.core.upkeep import Collected, Scrubbed
+from file_service.errors import FileServiceError, StartupError
+from file_service.logs import structured_logs
+from file_service.server import serve
+
+Command = Callable[[Settings, argparse.Namespace], int]
+
+SETTINGS = frozenset(Settings.model_fields)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 failed, 2 used wrongly."""
     _occupy_standard_descriptors()
-    flags = vars(_make_parser().parse_args(arguments))
-    command: Command = flags.pop("command")
+    flags = _make_parser().parse_args(arguments)
+    command: Command = flags.command
     try:
-        command(read_settings(**flags))
-    except StartupError as error:
+        named = {name: value for name, value in vars(flags).items() if name in SETTINGS}
+        return command(read_settings(**named), flags)
+    except FileServiceError as error:
         sys.stderr.write(f"file-service: {error}\n")
         return 1
     except KeyboardInterrupt:
-        return 0
-    return 0
+        return 130
 
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="file-service",
         description="Files in by HTTP, links out.",
-        epilog="Each flag has a variable of the same name, --port is FILE_SERVICE_PORT; "
+        epilog="Each setting has a variable of the same name, --port is FILE_SERVICE_PORT; "
         "a .env file is read too. Flag over variable over file over default.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", help="start the service")
-    serve.set_defaults(command=_serve)
-    _add_catalogue(serve)
-    serve.add_argument("--host", help="address to listen on (127.0.0.1)")
-    serve.add_argument("--port", help="port to listen on (8080)")
-    serve.add_argument("--dir", help="folder of the files (./data/files)")
-    serve.add_argument("--chunk", help="bytes read from disk at a time (256KiB)")
-    serve.add_argument("--workers", help="processes on the one port (1)")
-    serve.add_argument("--max-size", help="bytes one file may have (unlimited)")
-    serve.add_argument("--grace-seconds", help="time for requests to end at a stop (30)")
-    serve.add_argument("--log-level", help="debug, info, warning or error (info)")
+    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(command=command)
+        made.add_argument("--database-url", help=f"the catalogue ({DEFAULT_DATABASE_URL})")
+        return made
 
-    migrate_parser = commands.add_parser("migrate", help="bring the catalogue's schema up to date")
-    migrate_parser.set_defaults(command=_migrate)
-    _add_catalogue(migrate_parser)
+    _add_serve_flags(add("serve", _serve, "start the service"))
+    add("migrate", _migrate, "bring the catalogue's schema up to date")
+    _add_gc_flags(add("gc", _gc, "remove what nothing refers to"))
+    _add_scrub_flags(add("scrub", _scrub, "re-read stored bytes against their digests"))
     return parser
 
 
-def _add_catalogue(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--database-url", help=f"the catalogue ({DEFAULT_DATABASE_URL})")
+def _add_serve_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--host", help="address to listen on (127.0.0.1)")
+    add("--port", help="port to listen on (8080)")
+    add("--dir", help="folder of the files (./data/files)")
+    add("--chunk", help="bytes read from disk at a time (256KiB)")
+    add("--workers", help="processes on the one port (1)")
+    add("--max-size", help="bytes one file may have (unlimited)")
+    add("--grace-seconds", help="time for requests to end at a stop (30)")
+    add("--log-level", help="debug, info, warning or error (info)")
 
 
-def _serve(settings: Settings) -> None:
-    # Imported here: migrate needs neither aiohttp nor the rest of the service.
-    from file_service.server import serve  # noqa: PLC0415
+def _add_gc_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--dir", help="folder of the files (./data/files)")
+    add("--dry-run", action="store_true", help="report, and remove nothing")
+    add("--older-than", type=_seconds, default=timedelta(hours=1), metavar="SECONDS",
+        help="leave alone what was written more recently (3600)")  # fmt: skip
+    add("--all", action="store_true", help="also when a tenth of all blobs would go")
+    add("--json", action="store_true", help="report as JSON")
 
+
+def _add_scrub_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--dir", help="folder of the files (./data/files)")
+    add("--rate", type=_bytes, metavar="BYTES", help="read at most so much a second (unlimited)")
+    add("--quarantine", action="store_true", help="move corrupt blobs to the folder quarantine/")
+    add("--json", action="store_true", help="report as JSON")
+
+
+def _seconds(text: str) -> timedelta:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError
+    return timedelta(seconds=seconds)
+
+
+def _bytes(text: str) -> int:
+    size = parse_size(text)
+    if size < 1:
+        raise ValueError
+    return size
+
+
+def _serve(settings: Settings, _flags: argparse.Namespace) -> int:
+    with structured_logs(settings.log_level):
+        identity = asyncio.run(_prepare(settings))
+    serve(settings, identity)
+    return 0
+
+
+def _migrate(settings: Settings, _flags: argparse.Namespace) -> int:
+    _prepare_embedded(settings)
+    asyncio.run(schema.prepare(settings.database_url, upgrade=True))
+    return 0
+
+
+def _gc(settings: Settings, flags: argparse.Namespace) -> int:
+    async def collect() -> Collected:
+        async with open_parts(settings, await _prepare(settings)) as parts:
+            return await parts.upkeep.collect(
+                older_than=flags.older_than, is_dry_run=flags.dry_run, is_all=flags.all
+            )
+
+    collected = asyncio.run(collect())
+    _report(collected.as_dict(), is_json=flags.json)
+    return 0 if collected.is_clean else 1
+
+
+def _scrub(settings: Settings, flags: argparse.Namespace) -> int:
+    async def scrub() -> Scrubbed:
+        async with open_parts(settings, await _prepare(settings)) as parts:
+            _, size = await parts.catalogue.count_files()
+            # None: no bar where standard error is no terminal.
+            with tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar:
+                return await parts.upkeep.scrub(
+                    rate=flags.rate, is_quarantining=flags.quarantine, on_progress=bar.update
+                )
+
+    scrubbed = asyncio.run(scrub())
+    _report(scrubbed.as_dict(), is_json=flags.json)
+    return 0 if scrubbed.is_clean else 1
+
+
+def _report(report: dict[str, Any], *, is_json: bool) -> None:
+    if is_json:
+        sys.stdout.write(json.dumps(report) + "\n")
+        return
+    for name, value in report.items():
+        shown = len(value) if isinstance(value, list) else value
+        sys.stdout.write(f"{name}: {shown}\n")
+        if isinstance(value, list):
+            sys.stdout.writelines(f"  {key}\n" for key in value)
+
+
+async def _prepare(settings: Settings) -> str:
     _prepare_folder(settings)
     _prepare_embedded(settings)
-    asyncio.run(prepare(settings.database_url, upgrade=settings.embedded_path is not None))
-    serve(settings)
-
-
-def _migrate(settings: Settings) -> None:
-    _prepare_embedded(settings)
-    asyncio.run(prepare(settings.database_url, upgrade=True))
+    return await prepare(settings)
 
 
 def _prepare_folder(settings: Settings) -> None:

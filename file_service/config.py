@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.types import ByteSize
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -61,6 +61,11 @@ class Settings(BaseSettings):
         """The file of the embedded catalogue, None where the catalogue is PostgreSQL."""
         scheme, _, rest = self.database_url.partition(":///")
         return Path(rest.partition("?")[0]) if scheme == _DRIVERS["sqlite"] else None
+
+
+def parse_size(text: str) -> int:
+    """Return a number of bytes that may carry a unit; ValueError for what is none."""
+    return int(TypeAdapter(ByteSize).validate_python(text))
 
 
 def read_settings(**flags: Any) -> Settings:

@@ -32,18 +32,23 @@ KILL_SECONDS = 10.0
 _STOP = (signal.SIGTERM, signal.SIGINT)
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; StartupError where the address cannot be had."""
+def serve(settings: Settings, identity: str) -> None:
+    """Serve the store of this `identity` until SIGTERM or SIGINT.
+
+    StartupError where the address cannot be had.
+    """
     sockets = bind(settings.host, settings.port, settings.workers)
     host, port = sockets[0].getsockname()[:2]
     with structured_logs(settings.log_level):
         address = f"[{host}]" if ":" in host else host
         logger.info("listening on http://%s:%s", address, port, extra={"workers": settings.workers})
         if settings.workers == 1:
-            asyncio.run(run_worker(settings, sockets[0]))
+            asyncio.run(run_worker(settings, identity, sockets[0]))
             return
     # The parent has no thread when it forks, so it logs only before and after.
-    Supervisor(sockets, lambda sock, parent: _work(settings, sock, parent), settings).run()
+    Supervisor(
+        sockets, lambda sock, parent: _work(settings, identity, sock, parent), settings
+    ).run()
 
 
 def bind(host: str, port: int, count: int) -> list[socket.socket]:
@@ -82,7 +87,9 @@ def _listen(family: int, address: tuple[object, ...], *, reuse_port: bool) -> so
     return sock
 
 
-async def run_worker(settings: Settings, sock: socket.socket, parent: int | None = None) -> None:
+async def run_worker(
+    settings: Settings, identity: str, sock: socket.socket, parent: int | None = None
+) -> None:
     """Serve on `sock` until told to stop: by a signal, or by the end of the `parent` pipe."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -90,7 +97,7 @@ async def run_worker(settings: Settings, sock: socket.socket, parent: int | None
         loop.add_signal_handler(number, stop.set)
     if parent is not None:
         loop.add_reader(parent, stop.set)
-    runner = make_runner(build_app(settings), settings)
+    runner = make_runner(build_app(settings, identity), settings)
     await runner.setup()
     try:
         await web.SockSite(runner, sock, backlog=BACKLOG).start()
@@ -120,9 +127,9 @@ def make_runner(app: web.Application, settings: Settings) -> Runner:
     )
 
 
-def _work(settings: Settings, sock: socket.socket, parent: int) -> None:
+def _work(settings: Settings, identity: str, sock: socket.socket, parent: int) -> None:
     with structured_logs(settings.log_level):
-        asyncio.run(run_worker(settings, sock, parent))
+        asyncio.run(run_worker(settings, identity, sock, parent))
 
 
 class Supervisor:

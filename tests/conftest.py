@@ -17,12 +17,15 @@ from aiohttp import web
 from aiohttp.test_utils import BaseTestServer, TestClient
 
 from file_service.app import build_app
+from file_service.blobs import disk
 from file_service.blobs.local import LocalStore
 from file_service.catalogue.engine import connect
 from file_service.catalogue.queries import Catalogue
 from file_service.catalogue.schema import migrate
 from file_service.catalogue.tables import schema
 from file_service.config import PREFIX, Settings
+from file_service.core.upkeep import Upkeep
+from file_service.core.uploads import Uploads
 from file_service.server import make_runner
 from tests.processes import ServiceProcess, running_service
 
@@ -96,10 +99,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def settings(database_url: str, tmp_path: Path) -> Settings:
+def settings(database_url: str, folder: Path) -> Settings:
     """Settings of a service on the test's own catalogue and folder."""
-    folder = tmp_path / "files"
-    folder.mkdir()
     return Settings(database_url=database_url, dir=folder, grace_seconds=1)
 
 
@@ -111,11 +112,26 @@ async def catalogue(database_url: str) -> AsyncIterator[Catalogue]:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[LocalStore]:
+def upkeep(store: LocalStore, catalogue: Catalogue) -> Upkeep:
+    return Upkeep(store, catalogue)
+
+
+@pytest.fixture
+def uploads(store: LocalStore, catalogue: Catalogue, upkeep: Upkeep) -> Uploads:
+    return Uploads(store, catalogue, upkeep)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder that the store of this test is in."""
     folder = tmp_path / "files"
-    folder.mkdir(exist_ok=True)
-    local = LocalStore(folder, chunk=64 * 1024)
-    await local.open()
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+async def store(folder: Path) -> AsyncIterator[LocalStore]:
+    local = LocalStore(folder, chunk=64 * 1024, identity=disk.prepare(folder))
     yield local
     await local.close()
 
@@ -126,7 +142,7 @@ class ServiceServer(BaseTestServer):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self._settings = settings
-        self.app = build_app(settings)
+        self.app = build_app(settings, disk.prepare(settings.dir))
 
     async def _make_runner(self, **_options: object) -> web.AppRunner:
         return make_runner(self.app, self._settings)
@@ -159,7 +175,11 @@ class Leftovers:
     def files(self) -> list[str]:
         """Every file below the folder that is not part of an empty store."""
         folder = self.settings.dir
-        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        return sorted(
+            str(path.relative_to(folder))
+            for path in folder.rglob("*")
+            if path.is_file() and path.name != disk.SENTINEL
+        )
 
     async def rows(self) -> int:
         """How many files the catalogue knows."""

@@ -2,22 +2,29 @@
 
 import asyncio
 import errno
-import fcntl
 import os
-import stat
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
-import aiofiles.os
 from aiofile import AIOFile
 from caio.thread_aio_asyncio import AsyncioContext
 
+from file_service.blobs import disk
 from file_service.errors import BlobMissing, NoRoom, StoreUnavailable
-from file_service.models import Chunks
+from file_service.models import BlobInfo, Chunks
+from file_service.tasks import to_its_end
 
-Result = TypeVar("Result")
+# Failed writes of the disk itself, after which uploads are refused for a while: a disk that loses
+# one fsync loses the next one, too.
+MOST_FAILURES = 3
+FAILURE_SECONDS = 60.0
+
+# How old what is known of the free room may be.
+ROOM_SECONDS = 1.0
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ERRNO_BY_TEXT = {os.strerror(number): number for number in errno.errorcode}
@@ -28,84 +35,156 @@ class LocalStore:
 
     `staging/KEY` is a file in the making, locked by the process that writes it;
     `blobs/KE/KEY` is the same file once committed: a second link, so that a crash leaves either
-    nothing or everything.
+    nothing or everything. `STORE` says which store this is.
     """
 
-    def __init__(self, folder: Path, *, chunk: int) -> None:
+    def __init__(self, folder: Path, *, chunk: int, identity: str) -> None:
+        self._folder = folder
         self._blobs = folder / "blobs"
         self._staging = folder / "staging"
+        self._quarantine = folder / "quarantine"
         self._chunk = chunk
+        self._identity = identity
         self._held: dict[str, BinaryIO] = {}
+        self._failures: deque[float] = deque(maxlen=MOST_FAILURES)
+        self._room = 0
+        self._room_known_at = float("-inf")
         # Threads, not the default: io_uring burns four times the CPU, linux_aio blocks the loop.
         self._io = AsyncioContext(loop=asyncio.get_running_loop())
-
-    async def open(self) -> None:
-        """Make the two folders where the store is new."""
-        with _translated():
-            await _make_folders(self._blobs, self._staging)
 
     async def close(self) -> None:
         """Let go of everything; stages still held are left to recovery."""
         for key in list(self._held):
-            await _close(self._held.pop(key))
+            await self.release(key)
         self._io.close()
+
+    # ── writing ──
+
+    async def admit(self, length: int | None) -> None:
+        """Raise NoRoom or StoreUnavailable where an upload of `length` bytes cannot succeed."""
+        self._check_failures()
+        with self._translated():
+            await disk.check_identity(self._folder, self._identity)
+            await self._learn_room()
+        self._take_room(length or 0)
+        self._room += length or 0  # asked for, not taken yet
 
     async def append(self, key: str, offset: int, chunks: Chunks) -> int:
         """Write `chunks` at `offset` of the stage, fsync it, return its length."""
-        with _translated():
+        with self._translated():
             if key not in self._held:
-                self._held[key] = await _open_stage(self._staging / key)
+                self._held[key] = await disk.create_stage(self._staging / key)
             file = self._as_aio(self._held[key])
         async for chunk in chunks:
-            with _translated():
-                offset += await _to_its_end(file.write_bytes(chunk, offset))
-        with _translated():
-            await _to_its_end(file.fsync())
+            with self._translated():
+                if time.monotonic() - self._room_known_at > ROOM_SECONDS:
+                    await self._learn_room()
+                self._take_room(len(chunk))
+                offset += await to_its_end(file.write_bytes(chunk, offset))
+        with self._translated():
+            # An error here is final: a second fsync would succeed without the data being there.
+            await to_its_end(file.fsync())
         return offset
 
     async def commit(self, key: str) -> None:
         """Link the stage to its final place and fsync the folder."""
-        with _translated():
-            await _link(self._staging / key, self._path(key))
+        with self._translated():
+            await disk.link(self._staging / key, self._path(key))
 
     async def discard(self, key: str) -> None:
         """Unlink the stage, then let it go: bytes nobody wants are not flushed on closing."""
-        with _translated():
-            await _unlink(self._staging / key)
+        with self._translated():
+            await disk.unlink(self._staging / key)
+        await self.release(key)
+
+    async def release(self, key: str) -> None:
+        """Let the stage go and leave it where it is."""
         file = self._held.pop(key, None)
         if file is not None:
-            await _close(file)
+            with self._translated():
+                await disk.close(file)
+
+    async def take_over(self, key: str) -> bool:
+        """Hold a stage that nobody holds; False where it is held, or gone."""
+        with self._translated():
+            file = None if key in self._held else await disk.lock_stage(self._staging / key)
+        if file is None:
+            return False
+        self._held[key] = file
+        return True
+
+    # ── reading ──
 
     async def read(
         self, key: str, start: int = 0, stop: int | None = None
     ) -> AsyncGenerator[bytes, None]:
         """Yield the bytes from `start` up to `stop`, `chunk` at a time."""
-        fd = await _open_blob(self._path(key))
-        with fd:
-            size = os.fstat(fd.fileno()).st_size
+        with await self._open(key) as blob:
+            size = os.fstat(blob.fileno()).st_size
             stop = size if stop is None else stop
             if stop > size:
                 raise BlobMissing(f"The blob of {key} has {size} bytes, fewer than {stop}.")
-            file = self._as_aio(fd)
+            file = self._as_aio(blob)
             while start < stop:
-                with _translated():
-                    chunk = await _to_its_end(
-                        file.read_bytes(min(self._chunk, stop - start), start)
-                    )
+                with _unreadable(key):
+                    chunk = await to_its_end(file.read_bytes(min(self._chunk, stop - start), start))
                 if not chunk:
                     raise BlobMissing(f"The blob of {key} shrank to {start} bytes.")
                 start += len(chunk)
                 yield chunk
 
+    async def get_size(self, key: str) -> int:
+        """Return how many bytes the blob has; BlobMissing where it is not a blob at all."""
+        with await self._open(key) as blob:
+            return os.fstat(blob.fileno()).st_size
+
+    async def _open(self, key: str) -> BinaryIO:
+        with _unreadable(key):
+            return await disk.open_blob(self._path(key))
+
+    # ── upkeep ──
+
     async def delete(self, key: str) -> None:
-        """Unlink the blob; absent is success."""
-        with _translated():
-            await _unlink(self._path(key))
+        """Unlink the blob, durably; absent is success, unless this is not our folder."""
+        with self._translated():
+            await disk.check_identity(self._folder, self._identity)
+            await disk.unlink_durably(self._path(key))
+
+    async def quarantine(self, key: str, why: str) -> None:
+        """Put a blob aside, out of every reader's way, for a person to look at."""
+        with self._translated():
+            await disk.set_aside(self._path(key), self._quarantine / f"{key}.{why}")
+
+    async def blobs(self) -> AsyncIterator[BlobInfo]:
+        """Yield every blob, one folder of them at a time."""
+        with self._translated():
+            folders = await disk.list_folders(self._blobs)
+        for folder in folders:
+            with self._translated():
+                found = await disk.list_files(folder)
+            for info in found:
+                yield info
+
+    async def stages(self) -> AsyncIterator[BlobInfo]:
+        """Yield every stage, held or not."""
+        with self._translated():
+            found = await disk.list_files(self._staging)
+        for info in found:
+            yield info
+
+    async def has_stage(self, key: str) -> bool:
+        """Whether bytes of this key are still staged."""
+        with self._translated():
+            return await disk.exists(self._staging / key)
 
     async def check(self) -> None:
-        """Raise StoreUnavailable unless both folders are there and can be written."""
-        with _translated():
-            await _check_folders(self._blobs, self._staging)
+        """Raise NoRoom or StoreUnavailable unless a byte can be written durably now."""
+        self._check_failures()
+        with self._translated():
+            await disk.check_identity(self._folder, self._identity)
+            await self._learn_room()
+            self._take_room(0)
+            await disk.probe(self._staging)
 
     def _path(self, key: str) -> Path:
         return self._blobs / key[:2] / key
@@ -113,110 +192,48 @@ class LocalStore:
     def _as_aio(self, file: BinaryIO) -> AIOFile:
         return AIOFile.from_fp(file, context=self._io)
 
+    def _check_failures(self) -> None:
+        recent = time.monotonic() - FAILURE_SECONDS
+        if len(self._failures) == MOST_FAILURES and self._failures[0] > recent:
+            raise StoreUnavailable("The blob store's disk failed several times in a minute.")
 
-async def _to_its_end(operation: Awaitable[Result]) -> Result:
-    """Await a disk operation to its end, even when cancelled.
+    async def _learn_room(self) -> None:
+        self._room = await disk.measure_room(self._folder)
+        self._room_known_at = time.monotonic()
 
-    A queued write is not withdrawn by cancelling: were its file closed meanwhile, the bytes would
-    go to whichever file gets the same descriptor next.
-    """
-    task = asyncio.ensure_future(operation)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+    def _take_room(self, size: int) -> None:
+        if size >= self._room:
+            self._room_known_at = float("-inf")  # room may have been made: ask again
+            raise NoRoom("There is no room left where the files are kept.")
+        self._room -= size
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn what the system says into what we say; the path stays in the log."""
+        try:
+            yield
+        except (OSError, SystemError) as error:
+            number = get_errno(error)
+            if number is None:
+                raise
+            if number in _FULL:
+                raise NoRoom("There is no room left where the files are kept.") from error
+            if number == errno.EIO:
+                self._failures.append(time.monotonic())
+            raise StoreUnavailable(f"The blob store failed: {os.strerror(number)}.") from error
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what the system says into what we say; the path stays in the log, not in the answer."""
+def _unreadable(key: str) -> Iterator[None]:
     try:
         yield
-    except SystemError as error:
-        # caio raises SystemError(strerror) without a number.
-        raise _explain(_ERRNO_BY_TEXT.get(str(error)), error) from error
-    except OSError as error:
-        raise _explain(error.errno, error) from error
+    except (OSError, SystemError) as error:
+        number = get_errno(error)
+        if number in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+            raise StoreUnavailable("The service has too many files open.") from error
+        raise BlobMissing(f"The blob of {key} cannot be read.") from error
 
 
-def _explain(number: int | None, error: Exception) -> Exception:
-    if number is None:
-        return error
-    if number in _FULL:
-        return NoRoom("There is no room left where the files are kept.")
-    return StoreUnavailable(f"The blob store failed: {os.strerror(number)}.")
-
-
-def _in_thread(function: Callable[..., Result]) -> Callable[..., Awaitable[Result]]:
-    """Several system calls as one hop off the event loop, never abandoned half-way."""
-    wrapped = aiofiles.os.wrap(function)
-
-    async def call(*args: object) -> Result:
-        return await _to_its_end(wrapped(*args))
-
-    return call
-
-
-@_in_thread
-def _make_folders(*folders: Path) -> None:
-    for folder in folders:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        _fsync_folder(folder.parent)
-
-
-@_in_thread
-def _check_folders(*folders: Path) -> None:
-    for folder in folders:
-        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "not a writable folder", str(folder))
-
-
-@_in_thread
-def _open_stage(path: Path) -> BinaryIO:
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.fdopen(os.open(path, flags, 0o640), "r+b", buffering=0)
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return file
-
-
-@_in_thread
-def _link(stage: Path, blob: Path) -> None:
-    try:
-        os.link(stage, blob)
-    except FileNotFoundError:
-        blob.parent.mkdir(mode=0o750, exist_ok=True)
-        _fsync_folder(blob.parent.parent)
-        os.link(stage, blob)
-    _fsync_folder(blob.parent)
-
-
-@_in_thread
-def _unlink(path: Path) -> None:
-    path.unlink(missing_ok=True)
-
-
-@_in_thread
-def _close(file: BinaryIO) -> None:
-    file.close()
-
-
-@_in_thread
-def _open_blob(path: Path) -> BinaryIO:
-    try:
-        # O_NONBLOCK: a fifo planted in the store must not hang the thread.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise BlobMissing(f"The blob of {path.name} cannot be opened.") from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise BlobMissing(f"The blob of {path.name} is not a regular file.")
-    return os.fdopen(fd, "rb", buffering=0)
-
-
-def _fsync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def get_errno(error: OSError | SystemError) -> int | None:
+    """Return the number of a failed system call; caio tells it by its text alone."""
+    return error.errno if isinstance(error, OSError) else _ERRNO_BY_TEXT.get(str(error))

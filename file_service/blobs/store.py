@@ -1,9 +1,9 @@
 """BlobStore: the contract that every store of bytes keeps."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
-from file_service.models import Chunks
+from file_service.models import BlobInfo, Chunks
 
 
 class BlobStore(Protocol):
@@ -12,10 +12,16 @@ class BlobStore(Protocol):
     A key is a file's id. Errors: NoRoom, StoreUnavailable, and BlobMissing on reading.
     """
 
+    # ── writing: staged bytes are invisible until committed ──
+
+    async def admit(self, length: int | None) -> None:
+        """Raise NoRoom or StoreUnavailable where an upload of `length` bytes cannot succeed."""
+
     async def append(self, key: str, offset: int, chunks: Chunks) -> int:
         """Write `chunks` to the stage of `key` at `offset`; return its durable length in bytes.
 
-        The stage is made where there is none. It is held by this process until it is discarded.
+        The stage is made where there is none, and held by this process until it is discarded or
+        released. An error leaves it as it is, and final for those chunks.
         """
 
     async def commit(self, key: str) -> None:
@@ -24,13 +30,38 @@ class BlobStore(Protocol):
     async def discard(self, key: str) -> None:
         """Forget the stage and let it go; absent is success."""
 
+    async def release(self, key: str) -> None:
+        """Let the stage go and leave its bytes to whoever takes it over."""
+
+    async def take_over(self, key: str) -> bool:
+        """Hold a stage that no living process holds; False where one does, or it is gone."""
+
+    # ── reading: a committed blob never changes ──
+
     def read(
         self, key: str, start: int = 0, stop: int | None = None
     ) -> AsyncGenerator[bytes, None]:
         """Yield the bytes from `start` up to `stop`; BlobMissing where there are fewer."""
 
+    async def get_size(self, key: str) -> int:
+        """Return how many bytes the blob has; BlobMissing where there is none."""
+
+    # ── upkeep ──
+
     async def delete(self, key: str) -> None:
-        """Remove the blob; absent is success."""
+        """Remove the blob, durably; absent is success."""
+
+    async def quarantine(self, key: str, why: str) -> None:
+        """Put the blob out of every reader's way, for a person to look at."""
+
+    def blobs(self) -> AsyncIterator[BlobInfo]:
+        """Yield every committed blob."""
+
+    def stages(self) -> AsyncIterator[BlobInfo]:
+        """Yield every stage, held or not."""
+
+    async def has_stage(self, key: str) -> bool:
+        """Whether bytes of this key are still staged."""
 
     async def check(self) -> None:
-        """Raise StoreUnavailable, saying why, unless bytes can be written and read now."""
+        """Raise NoRoom or StoreUnavailable, saying why, unless files can be written now."""

@@ -1,22 +1,52 @@
 """Catalogue: every SQL statement of the service."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import fields
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from file_service.catalogue.tables import file
-from file_service.errors import CatalogueUnavailable, FileNotFound, OutcomeUnknown
+from file_service.catalogue.tables import file, removal, store
+from file_service.errors import CatalogueUnavailable, FileNotFound, NoRoom, OutcomeUnknown
 from file_service.models import File
 
+# Whatever the database does or fails to do, no call takes longer.
+LIMIT_SECONDS = 10.0
+CHECK_SECONDS = 3.0
+
+# An upload is let in on the strength of an answer not older than this.
+FRESH_SECONDS = 1.0
+
+READY, ABORTED = "ready", "aborted"
+
 _COLUMNS = tuple(field.name for field in fields(File))
-_GET_FILE = sa.select(*(file.c[name] for name in _COLUMNS)).where(file.c.id == sa.bindparam("id"))
-_DELETE_FILE = sa.delete(file).where(file.c.id == sa.bindparam("id"))
+_FILES = sa.select(*(file.c[name] for name in _COLUMNS)).where(file.c.state == READY)
+_GET_FILE = _FILES.where(file.c.id == sa.bindparam("id"))
+_WALK_FILES = (
+    _FILES.where(file.c.id > sa.bindparam("after")).order_by(file.c.id).limit(sa.bindparam("most"))
+)
+_REMOVE_FILE = sa.delete(file).where(file.c.id == sa.bindparam("id"), file.c.state == READY)
+_FIND_REMOVALS = sa.select(removal.c.id).order_by(removal.c.noted_at).limit(sa.bindparam("most"))
+_GET_STATE = sa.select(file.c.state).where(file.c.id == sa.bindparam("id"))
+_COUNT = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(file.c.size), 0)).where(
+    file.c.state == READY
+)
+_DROP_FENCES = sa.delete(file).where(
+    file.c.state == ABORTED, file.c.created_at < sa.bindparam("before")
+)
 _PING = sa.select(sa.literal(1))
+_RISKS = sa.text(
+    "SELECT name FROM pg_settings WHERE setting = 'off'"
+    " AND name IN ('fsync', 'synchronous_commit', 'full_page_writes') ORDER BY name"
+)
+_FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
 
 class Catalogue:
@@ -25,44 +55,147 @@ class Catalogue:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         # A read is one statement: no BEGIN and ROLLBACK around it, and on SQLite no write lock.
-        self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
+            engine.dialect.name
+        ]
+        self._answered_at = float("-inf")
+
+    async def admit(self) -> None:
+        """Raise CatalogueUnavailable where an upload would find no database at its end."""
+        if time.monotonic() - self._answered_at > FRESH_SECONDS:
+            await self.check()
+
+    async def check(self) -> None:
+        """Raise CatalogueUnavailable unless the database answers now."""
+        async with self._reading(CHECK_SECONDS) as connection:
+            await connection.execute(_PING)
 
     async def add_files(self, files: Sequence[File]) -> None:
         """Make `files` exist, all of them or none; OutcomeUnknown where COMMIT gave no answer."""
         rows = [_to_row(each) for each in files]
-        is_committing = False
-        try:
-            async with self._engine.connect() as connection:
-                await connection.execute(sa.insert(file), rows)
-                is_committing = True
+        async with self._answering(LIMIT_SECONDS), self._engine.connect() as connection:
+            await connection.execute(sa.insert(file), rows)
+            try:
                 await connection.commit()
-        except _TROUBLE as error:
-            if is_committing:
+            except (Exception, asyncio.CancelledError) as error:
+                if _is_full(error):
+                    raise  # a database that finds no room rolls back, and says so
                 raise OutcomeUnknown(files[0].id, "The catalogue did not confirm.") from error
-            raise _unavailable(error) from error
 
     async def get_file(self, file_id: str) -> File:
         """Return the file of this id; FileNotFound where there is none."""
-        with _translated():
-            async with self._reading.connect() as connection:
-                row = (await connection.execute(_GET_FILE, {"id": file_id})).first()
+        async with self._reading() as connection:
+            row = (await connection.execute(_GET_FILE, {"id": file_id})).first()
         if row is None:
             raise FileNotFound(f"No file has the id {file_id}.")
         return File(**row._mapping)
 
-    async def delete_file(self, file_id: str) -> None:
-        """Make the file not exist; FileNotFound where it does not already."""
-        with _translated():
-            async with self._engine.begin() as connection:
-                result = await connection.execute(_DELETE_FILE, {"id": file_id})
-        if result.rowcount == 0:
-            raise FileNotFound(f"No file has the id {file_id}.")
+    async def remove_file(self, file_id: str) -> None:
+        """Make the file not exist and note its blob for removal, in one transaction.
 
-    async def check(self) -> None:
-        """Raise CatalogueUnavailable unless the database answers now."""
-        with _translated():
-            async with self._reading.connect() as connection:
-                await connection.execute(_PING)
+        FileNotFound where it does not exist already.
+        """
+        async with self._writing() as connection:
+            result = await connection.execute(_REMOVE_FILE, {"id": file_id})
+            if result.rowcount == 0:
+                raise FileNotFound(f"No file has the id {file_id}.")
+            note = {"id": file_id, "noted_at": datetime.now(UTC)}
+            await connection.execute(sa.insert(removal), note)
+
+    async def find_removals(self, most: int) -> list[str]:
+        """Return the keys of at most `most` blobs noted for removal, the oldest notes first."""
+        async with self._reading() as connection:
+            return list((await connection.scalars(_FIND_REMOVALS, {"most": most})).all())
+
+    async def drop_removals(self, keys: Sequence[str]) -> None:
+        """Forget the notes of blobs that are gone."""
+        async with self._writing() as connection:
+            await connection.execute(sa.delete(removal).where(removal.c.id.in_(keys)))
+
+    async def fence(self, key: str) -> bool:
+        """Settle an upload whose outcome nobody knows; return whether it became a file.
+
+        The insert waits for a transaction in doubt that has the same id, and takes the id away
+        from one that comes later. Settling again gives the same answer.
+        """
+        fence = {
+            "id": key, "name": "", "size": 0, "media_type": "", "sha256": "",
+            "created_at": datetime.now(UTC), "metadata": {}, "state": ABORTED,
+        }  # fmt: skip
+        async with self._writing() as connection:
+            await connection.execute(self._insert(file).on_conflict_do_nothing(), fence)
+            return await connection.scalar(_GET_STATE, {"id": key}) == READY
+
+    async def drop_fences(self, before: datetime) -> int:
+        """Drop the fences put up before then: no statement of their uploads can still arrive."""
+        async with self._writing() as connection:
+            return (await connection.execute(_DROP_FENCES, {"before": before})).rowcount
+
+    async def find_known(self, keys: Sequence[str]) -> set[str]:
+        """Return those of `keys` that are files."""
+        query = sa.select(file.c.id).where(file.c.id.in_(keys), file.c.state == READY)
+        async with self._reading() as connection:
+            return set((await connection.scalars(query)).all())
+
+    async def count_files(self) -> tuple[int, int]:
+        """Return how many files there are and how many bytes they have together."""
+        async with self._reading() as connection:
+            count, size = (await connection.execute(_COUNT)).one()
+        return count, int(size)
+
+    async def walk_files(self, most: int = 500) -> AsyncIterator[File]:
+        """Yield every file in the order of ids, without holding a connection meanwhile."""
+        after = _FIRST_ID
+        while True:
+            async with self._reading() as connection:
+                rows = (await connection.execute(_WALK_FILES, {"after": after, "most": most})).all()
+            for row in rows:
+                yield File(**row._mapping)
+            if len(rows) < most:
+                return
+            after = rows[-1].id
+
+    async def find_store(self) -> str | None:
+        """Return the identity of the folder that belongs here, None where none does yet."""
+        async with self._reading() as connection:
+            found = await connection.scalar(sa.select(store.c.id))
+        return None if found is None else str(found)
+
+    async def claim_store(self, store_id: str) -> str:
+        """Return the identity of the folder that belongs here: `store_id` where there was none."""
+        claim = self._insert(store).on_conflict_do_nothing()
+        async with self._writing() as connection:
+            await connection.execute(claim, {"place": 0, "id": store_id})
+            return str(await connection.scalar(sa.select(store.c.id)))
+
+    async def find_risks(self) -> list[str]:
+        """Return the database settings that let it lose what it has acknowledged."""
+        if self._engine.dialect.name != "postgresql":
+            return []
+        async with self._reading() as connection:
+            return list((await connection.scalars(_RISKS)).all())
+
+    @asynccontextmanager
+    async def _reading(self, seconds: float = LIMIT_SECONDS) -> AsyncIterator[AsyncConnection]:
+        async with self._answering(seconds), self._autocommit.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        async with self._answering(LIMIT_SECONDS), self._engine.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _answering(self, seconds: float) -> AsyncIterator[None]:
+        """Bound the wait, tell trouble in our words, and note whether there was an answer."""
+        try:
+            async with _translated(), asyncio.timeout(seconds):
+                yield
+        except (CatalogueUnavailable, OutcomeUnknown):
+            self._answered_at = float("-inf")
+            raise
+        self._answered_at = time.monotonic()
 
 
 def _to_row(value: File) -> dict[str, Any]:
@@ -71,8 +204,8 @@ def _to_row(value: File) -> dict[str, Any]:
     return row
 
 
-# What a database that is away, restarting, slow or full raises. Connecting raises asyncpg's and
-# the system's own errors; what follows arrives wrapped by SQLAlchemy.
+# What a database that is away, restarting or slow raises. Connecting raises asyncpg's and the
+# system's own errors; what follows arrives wrapped by SQLAlchemy.
 _TROUBLE = (
     sa.exc.OperationalError,
     sa.exc.InterfaceError,
@@ -85,18 +218,21 @@ _TROUBLE = (
 )
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
     try:
         yield
-    except sa.exc.DBAPIError as error:
-        if isinstance(error, _TROUBLE) or error.connection_invalidated:
-            raise _unavailable(error) from error
+    except (sa.exc.DBAPIError, *_TROUBLE) as error:
+        if _is_full(error):
+            raise NoRoom("There is no room left where the catalogue is kept.") from error
+        if isinstance(error, _TROUBLE) or getattr(error, "connection_invalidated", False):
+            # The driver's own words go to the log as the cause; they may name hosts and users.
+            name = type(error).__name__
+            raise CatalogueUnavailable(f"The catalogue did not answer ({name}).") from error
         raise
-    except _TROUBLE as error:
-        raise _unavailable(error) from error
 
 
-def _unavailable(error: BaseException) -> CatalogueUnavailable:
-    # The driver's own words go to the log as the cause; they may name hosts and users.
-    return CatalogueUnavailable(f"The catalogue did not answer ({type(error).__name__}).")
+def _is_full(error: BaseException) -> bool:
+    # SQLite's only word for it is a sentence; PostgreSQL's is a code, disk_full.
+    cause = getattr(error, "orig", None)
+    return "disk is full" in str(cause) or getattr(cause, "sqlstate", None) == "53100"

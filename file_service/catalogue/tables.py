@@ -44,4 +44,22 @@ file = sa.Table(
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("metadata", Json, nullable=False),
+    # 'ready', or 'aborted': a fence, which keeps the id of a lost upload from ever becoming a file.
+    sa.Column("state", sa.String(8), nullable=False, server_default="ready"),
+)
+
+# Blobs whose row is gone and whose bytes may not be yet.
+removal = sa.Table(
+    "removal",
+    schema,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("noted_at", UtcDateTime, nullable=False),
+)
+
+# The folder that belongs to this catalogue: one row, place 0.
+store = sa.Table(
+    "store",
+    schema,
+    sa.Column("place", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("id", Id, nullable=False),
 )

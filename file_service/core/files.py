@@ -1,15 +1,16 @@
 """Files: the one read door, and the way out: the row first, the bytes last."""
 
-import re
+import logging
 from collections.abc import AsyncGenerator
 
 from file_service.blobs.store import BlobStore
 from file_service.catalogue.queries import Catalogue
-from file_service.errors import FileNotFound
+from file_service.core.names import is_id
+from file_service.errors import FileNotFound, FileServiceError
 from file_service.models import File
+from file_service.tasks import to_its_end
 
-# RFC 9562 §5.4, lower case: version 4, variant 10.
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
+logger = logging.getLogger(__name__)
 
 
 class Files:
@@ -31,11 +32,19 @@ class Files:
 
     async def delete(self, file_id: str) -> None:
         """Make the file of this id not exist, from now on and everywhere."""
-        await self._catalogue.delete_file(_check_id(file_id))
-        await self._store.delete(file_id)
+        await to_its_end(self._delete(_check_id(file_id)))
+
+    async def _delete(self, file_id: str) -> None:
+        await self._catalogue.remove_file(file_id)
+        try:
+            await self._store.delete(file_id)
+            await self._catalogue.drop_removals([file_id])
+        except FileServiceError as error:
+            # The file is gone for everybody; its note makes upkeep try the bytes again.
+            logger.warning("the blob of %s stays for now: %s", file_id, error)
 
 
 def _check_id(file_id: str) -> str:
-    if _ID.fullmatch(file_id) is None:
+    if not is_id(file_id):
         raise FileNotFound("A file's id is a lower-case UUID of version 4.")
     return file_id

@@ -1,8 +1,10 @@
 """Whether files can be taken and served now."""
 
+import asyncio
+
 from file_service.blobs.store import BlobStore
 from file_service.catalogue.queries import Catalogue
-from file_service.errors import Unavailable
+from file_service.errors import NoRoom, Unavailable
 
 
 class Health:
@@ -15,10 +17,11 @@ class Health:
     async def check(self) -> None:
         """Raise Unavailable, naming every reason, unless files can be taken and served now."""
         reasons = ["The service is stopping."] if self.is_draining else []
-        for part in self._parts:
-            try:
-                await part.check()
-            except Unavailable as error:
-                reasons.append(str(error))
+        checks = (part.check() for part in self._parts)
+        for outcome in await asyncio.gather(*checks, return_exceptions=True):
+            if isinstance(outcome, Unavailable | NoRoom):
+                reasons.append(str(outcome))
+            elif outcome is not None:
+                raise outcome
         if reasons:
             raise Unavailable(" ".join(reasons))

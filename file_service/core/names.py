@@ -1,4 +1,4 @@
-"""Which names a file may have, and what a name tells about its media type."""
+"""Which ids and names a file may have, and what a name tells about its media type."""
 
 import mimetypes
 import re
@@ -11,6 +11,9 @@ LONGEST_NAME = 255
 """In characters: what the common file systems allow, whatever their encoding."""
 
 OCTETS = "application/octet-stream"
+
+# RFC 9562 §5.4, lower case: version 4, variant 10.
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
 
 _SEPARATORS = re.compile(r"[/\\]")
 
@@ -40,6 +43,11 @@ _TYPES = {
     ".yml": "application/yaml",
     ".zst": "application/zstd",
 }
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` is spelt as the id of a file."""
+    return _ID.fullmatch(text) is not None
 
 
 def parse_name(text: str) -> str | None:

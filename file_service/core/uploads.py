@@ -1,6 +1,8 @@
 """Uploads: the one write door. Bytes first, the row last."""
 
+import logging
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -8,61 +10,87 @@ from file_service.blobs.store import BlobStore
 from file_service.catalogue.queries import Catalogue
 from file_service.core.digests import Measured, check_size
 from file_service.core.names import guess_media_type
-from file_service.errors import Malformed, OutcomeUnknown
+from file_service.core.upkeep import Upkeep
+from file_service.errors import FileServiceError, Malformed, OutcomeUnknown
 from file_service.models import Chunks, File, NewUpload, Parts
+from file_service.tasks import to_its_end
+
+logger = logging.getLogger(__name__)
 
 
 class Uploads:
     """Makes files out of streams; a file of more than `max_size` bytes is refused."""
 
     def __init__(
-        self, store: BlobStore, catalogue: Catalogue, *, max_size: int | None = None
+        self,
+        store: BlobStore,
+        catalogue: Catalogue,
+        upkeep: Upkeep,
+        *,
+        max_size: int | None = None,
     ) -> None:
         self._store = store
         self._catalogue = catalogue
+        self._upkeep = upkeep
         self._max_size = max_size
 
     async def store(self, new: NewUpload, chunks: Chunks) -> File:
         """Store one file and return it; once it is returned it is durable and visible.
 
-        Raises TooLarge before the first byte where the declared length tells, and whatever
-        `chunks` raises; then nothing is left behind.
+        Raises TooLarge, NoRoom or Unavailable before the first byte where that can be known, and
+        whatever `chunks` raises; then nothing is left behind. After OutcomeUnknown alone the file
+        exists wholly or not at all.
         """
 
         async def one() -> AsyncIterator[tuple[NewUpload, Chunks]]:
             yield new, chunks
 
-        return (await self.store_all(one()))[0]
+        return (await self.store_all(one(), length=new.length))[0]
 
-    async def store_all(self, parts: Parts) -> list[File]:
-        """Store every file of `parts`, all or none; Malformed where there is none."""
-        files: list[File] = []
-        keys: list[str] = []
-        committed: list[str] = []
+    async def store_all(self, parts: Parts, *, length: int | None = None) -> list[File]:
+        """Store every file of `parts`, all or none; Malformed where there is none.
+
+        `length` is what is known beforehand of their bytes together.
+        """
+        await self._catalogue.admit()
+        await self._store.admit(length)
+        batch = _Batch(self._store, self._catalogue, self._max_size)
         try:
             async for new, chunks in parts:
-                keys.append(str(uuid4()))
-                files.append(await self._stage(keys[-1], new, chunks))
-            _check_any(files)
-            for key in keys:
-                await self._store.commit(key)
-                committed.append(key)
-            await self._catalogue.add_files(files)
+                await batch.stage(new, chunks)
+            # From here on nothing waits for a client: it goes through even while we are stopped.
+            await to_its_end(batch.publish())
         except OutcomeUnknown:
-            raise  # nothing is deleted on a guess: stage and blob stay until it is settled
-        except BaseException:
-            await self._roll_back(keys, committed)
+            await to_its_end(batch.leave())
+            self._upkeep.settle_soon()
             raise
-        for key in keys:
-            await self._store.discard(key)
-        return files
+        except BaseException:
+            await to_its_end(batch.roll_back())
+            raise
+        await to_its_end(batch.clear())
+        return batch.files
 
-    async def _stage(self, key: str, new: NewUpload, chunks: Chunks) -> File:
+
+class _Batch:
+    """The files of one request on their way in: staged, published, or rolled back together."""
+
+    def __init__(self, store: BlobStore, catalogue: Catalogue, max_size: int | None) -> None:
+        self.files: list[File] = []
+        self._store = store
+        self._catalogue = catalogue
+        self._max_size = max_size
+        self._staged: list[str] = []
+        self._committed: list[str] = []
+
+    async def stage(self, new: NewUpload, chunks: Chunks) -> None:
+        """Write one file's bytes to the stage, durably, and measure them."""
         check_size(new.length, self._max_size)
+        key = str(uuid4())
         measured = Measured(chunks, limit=self._max_size)
+        self._staged.append(key)
         await self._store.append(key, 0, measured)
         name = new.name or key
-        return File(
+        file = File(
             id=key,
             name=name,
             size=measured.size,
@@ -71,14 +99,39 @@ class Uploads:
             created_at=datetime.now(UTC),
             metadata=new.metadata,
         )
+        self.files.append(file)
 
-    async def _roll_back(self, staged: list[str], committed: list[str]) -> None:
-        for key in committed:
-            await self._store.delete(key)
-        for key in staged:
-            await self._store.discard(key)
+    async def publish(self) -> None:
+        """Commit every blob, then make all the files exist by one transaction."""
+        if not self.files:
+            raise Malformed("The form has no part with a file name.")
+        for file in self.files:
+            await self._store.commit(file.id)
+            self._committed.append(file.id)
+        await self._catalogue.add_files(self.files)
 
+    async def clear(self) -> None:
+        """Drop the stages of files that exist; one that cannot be dropped is left to upkeep."""
+        for key in self._staged:
+            try:
+                await self._store.discard(key)
+            except FileServiceError as error:
+                logger.warning("the stage of %s stays for now: %s", key, error)
+                await self.leave()
 
-def _check_any(files: list[File]) -> None:
-    if not files:
-        raise Malformed("The form has no part with a file name.")
+    async def leave(self) -> None:
+        """Let every stage go as it is: upkeep settles it against the catalogue."""
+        for key in self._staged:
+            with suppress(FileServiceError):
+                await self._store.release(key)
+
+    async def roll_back(self) -> None:
+        """Take everything away again; what cannot be is left to upkeep, which finds its stage."""
+        try:
+            for key in self._committed:
+                await self._store.delete(key)
+            for key in self._staged:
+                await self._store.discard(key)
+        except FileServiceError as error:
+            logger.warning("an upload could not be rolled back yet: %s", error)
+            await self.leave()

@@ -45,15 +45,15 @@ async def test_what_is_not_there_is_not_found(catalogue: Catalogue) -> None:
     with pytest.raises(FileNotFound):
         await catalogue.get_file(str(uuid4()))
     with pytest.raises(FileNotFound):
-        await catalogue.delete_file(str(uuid4()))
+        await catalogue.remove_file(str(uuid4()))
 
 
 async def test_a_file_is_deleted_once(catalogue: Catalogue) -> None:
     file = make_file()
     await catalogue.add_files([file])
-    await catalogue.delete_file(file.id)
+    await catalogue.remove_file(file.id)
     with pytest.raises(FileNotFound):
-        await catalogue.delete_file(file.id)
+        await catalogue.remove_file(file.id)
     with pytest.raises(FileNotFound):
         await catalogue.get_file(file.id)
 
@@ -62,7 +62,7 @@ async def test_of_deletions_at_once_one_succeeds(catalogue: Catalogue) -> None:
     file = make_file()
     await catalogue.add_files([file])
     outcomes = await asyncio.gather(
-        *(catalogue.delete_file(file.id) for _ in range(10)), return_exceptions=True
+        *(catalogue.remove_file(file.id) for _ in range(10)), return_exceptions=True
     )
     assert [type(outcome) for outcome in outcomes if outcome is not None] == [FileNotFound] * 9
 
@@ -86,7 +86,7 @@ async def test_a_database_that_is_away_is_said_to_be(url: str) -> None:
     for attempt in (
         catalogue.check(),
         catalogue.get_file(str(uuid4())),
-        catalogue.delete_file(str(uuid4())),
+        catalogue.remove_file(str(uuid4())),
         catalogue.add_files([make_file()]),
     ):
         with pytest.raises(CatalogueUnavailable):

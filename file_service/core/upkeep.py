@@ -1,0 +1,276 @@
+"""Upkeep: settle what a crash left, finish deletions, collect garbage, scrub; each reports."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from file_service.blobs.store import BlobStore
+from file_service.catalogue.queries import Catalogue
+from file_service.core.names import is_id
+from file_service.errors import BlobMissing, FileNotFound, FileServiceError
+from file_service.models import BlobInfo, File
+
+logger = logging.getLogger(__name__)
+
+PERIOD_SECONDS = 30.0
+BATCH = 500
+
+# So many may be swept without a second thought, whatever their share.
+FEW_ORPHANS = 100
+
+# A delayed statement of a lost upload cannot arrive later than this; ids are never reused.
+FENCE_AGE = timedelta(minutes=10)
+
+
+@dataclass(slots=True)
+class Settled:
+    """What settling did: files that proved to exist, uploads rolled back, blobs removed."""
+
+    kept: int = 0
+    rolled_back: int = 0
+    removed: int = 0
+    failed: int = 0
+
+
+@dataclass(slots=True)
+class Collected:
+    """What gc found: `orphans` are blobs that no row knows; `is_refused` when they are too many."""
+
+    blobs: int = 0
+    orphans: list[str] = field(default_factory=list)
+    bytes: int = 0
+    is_dry_run: bool = False
+    is_refused: bool = False
+    settled: Settled = field(default_factory=Settled)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether everything that was to be done could be done."""
+        return self.settled.failed == 0 and not self.is_refused
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class Scrubbed:
+    """What scrub found: keys of files without bytes, of bytes without a file, of changed bytes."""
+
+    files: int = 0
+    bytes: int = 0
+    missing: list[str] = field(default_factory=list)
+    orphan: list[str] = field(default_factory=list)
+    corrupt: list[str] = field(default_factory=list)
+    quarantined: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every file has its bytes and every blob its file."""
+        return not (self.missing or self.orphan or self.corrupt)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return asdict(self)
+
+
+class Upkeep:
+    """Puts the store and the catalogue in step; everything it does may be interrupted and rerun."""
+
+    def __init__(self, store: BlobStore, catalogue: Catalogue) -> None:
+        self._store = store
+        self._catalogue = catalogue
+        self._is_wanted = asyncio.Event()
+        self._is_stopping = False
+
+    async def run(self) -> None:
+        """Settle at start and then again and again, until told to stop."""
+        while not self._is_stopping:
+            settled = await self.settle()
+            if settled != Settled():
+                logger.info("settled", extra=asdict(settled))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD_SECONDS):
+                    await self._is_wanted.wait()
+            self._is_wanted.clear()
+
+    def stop(self) -> None:
+        """Have `run` return once it is done with what is in its hands."""
+        self._is_stopping = True
+        self._is_wanted.set()
+
+    def settle_soon(self) -> None:
+        """Have the next round now: there is an upload whose outcome nobody knows."""
+        self._is_wanted.set()
+
+    async def settle(self) -> Settled:
+        """Settle every stage that nobody holds, finish noted removals, drop old fences."""
+        settled = Settled()
+        try:
+            async for stage in self._store.stages():
+                if self._is_stopping:
+                    return settled
+                await self._settle_stage(stage, settled)
+            await self._finish_removals(settled)
+            await self._catalogue.drop_fences(datetime.now(UTC) - FENCE_AGE)
+        except FileServiceError as error:
+            settled.failed += 1
+            logger.warning("upkeep broke off: %s", error, extra={"cause": repr(error.__cause__)})
+        return settled
+
+    async def _settle_stage(self, stage: BlobInfo, settled: Settled) -> None:
+        """Settle one upload that no living process works at; one that cannot be is skipped."""
+        key = stage.key
+        if not is_id(key):
+            logger.warning("there is something in the staging folder that is no upload: %r", key)
+            return
+        try:
+            if not await self._store.take_over(key):
+                return
+            try:
+                if await self._catalogue.fence(key):
+                    settled.kept += 1
+                else:
+                    await self._store.delete(key)
+                    settled.rolled_back += 1
+                await self._store.discard(key)
+            finally:
+                await self._store.release(key)
+        except FileServiceError as error:
+            settled.failed += 1
+            logger.warning("%s cannot be settled yet: %s", key, error)
+            await self._catalogue.check()  # one bad upload is passed over; a dead database is not
+
+    async def _finish_removals(self, settled: Settled) -> None:
+        while keys := await self._catalogue.find_removals(BATCH):
+            done = [key for key in keys if await self._remove(key, settled)]
+            if done:
+                await self._catalogue.drop_removals(done)
+            if len(done) < BATCH:
+                return
+
+    async def _remove(self, key: str, settled: Settled) -> bool:
+        try:
+            await self._store.delete(key)
+        except FileServiceError as error:
+            settled.failed += 1
+            logger.warning("the blob of %s cannot be removed yet: %s", key, error)
+            return False
+        settled.removed += 1
+        return True
+
+    async def collect(
+        self, *, older_than: timedelta, is_dry_run: bool, is_all: bool = False
+    ) -> Collected:
+        """Remove blobs that no row knows and whose bytes are older than `older_than`.
+
+        When they are more than a tenth of all blobs, the catalogue is probably the wrong one:
+        nothing is removed then, unless `is_all`.
+        """
+        collected = Collected(is_dry_run=is_dry_run)
+        if not is_dry_run:
+            collected.settled = await self.settle()
+        before = datetime.now(UTC) - older_than
+        async for batch in _batched(self._store.blobs()):
+            collected.blobs += len(batch)
+            for orphan in await self._find_orphans(batch):
+                if orphan.modified_at <= before:
+                    collected.orphans.append(orphan.key)
+                    collected.bytes += orphan.size
+        too_many = max(FEW_ORPHANS, collected.blobs // 10)
+        collected.is_refused = len(collected.orphans) > too_many and not is_all
+        if not is_dry_run and not collected.is_refused:
+            for key in collected.orphans:
+                await self._remove(key, collected.settled)
+        return collected
+
+    async def _find_orphans(self, blobs: list[BlobInfo]) -> list[BlobInfo]:
+        ours = [info for info in blobs if is_id(info.key)]
+        # The stage first, the row second: an upload drops its stage only when its row is there.
+        unstaged = [info for info in ours if not await self._store.has_stage(info.key)]
+        known = await self._catalogue.find_known([info.key for info in unstaged])
+        return [info for info in unstaged if info.key not in known]
+
+    async def scrub(
+        self,
+        *,
+        rate: int | None,
+        is_quarantining: bool,
+        on_progress: Callable[[int], object] = lambda _size: None,
+    ) -> Scrubbed:
+        """Re-read every blob against its digest, at most `rate` bytes a second; find orphans."""
+        scrubbed = Scrubbed()
+        pace = _Pace(rate)
+        async for file in self._catalogue.walk_files():
+            scrubbed.files += 1
+            scrubbed.bytes += file.size
+            await self._scrub_file(file, scrubbed, pace)
+            on_progress(file.size)
+        if is_quarantining:
+            for key in scrubbed.corrupt:
+                await self._store.quarantine(key, "corrupt")
+                scrubbed.quarantined.append(key)
+        async for batch in _batched(self._store.blobs()):
+            scrubbed.orphan += [info.key for info in await self._find_orphans(batch)]
+        return scrubbed
+
+    async def _scrub_file(self, file: File, scrubbed: Scrubbed, pace: "_Pace") -> None:
+        try:
+            is_whole = await self._is_whole(file, pace)
+        except BlobMissing:
+            if await self._is_still_there(file):
+                scrubbed.missing.append(file.id)
+        else:
+            if not is_whole:
+                scrubbed.corrupt.append(file.id)
+
+    async def _is_whole(self, file: File, pace: "_Pace") -> bool:
+        if await self._store.get_size(file.id) != file.size:
+            return False
+        digest = hashlib.sha256()
+        async for chunk in self._store.read(file.id):
+            await asyncio.to_thread(digest.update, chunk)
+            await pace.keep(len(chunk))
+        return digest.hexdigest() == file.sha256
+
+    async def _is_still_there(self, file: File) -> bool:
+        """Whether the file was not just deleted while we read."""
+        try:
+            await self._catalogue.get_file(file.id)
+        except FileNotFound:
+            return False
+        return True
+
+
+class _Pace:
+    """Slows a reader down to a number of bytes a second."""
+
+    def __init__(self, rate: int | None) -> None:
+        self._rate = rate
+        self._started = time.monotonic()
+        self._read = 0
+
+    async def keep(self, size: int) -> None:
+        """Wait until `size` bytes more are within the rate."""
+        self._read += size
+        if self._rate is not None:
+            ahead = self._read / self._rate - (time.monotonic() - self._started)
+            if ahead > 0:
+                await asyncio.sleep(ahead)
+
+
+async def _batched(infos: AsyncIterator[BlobInfo]) -> AsyncIterator[list[BlobInfo]]:
+    batch: list[BlobInfo] = []
+    async for info in infos:
+        batch.append(info)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+
+from file_service.blobs.local import LocalStore
+from file_service.catalogue.queries import Catalogue
+from file_service.core.files import Files
+from file_service.core.upkeep import Settled, Upkeep
+from file_service.core.uploads import Uploads
+from file_service.errors import CatalogueUnavailable, FileNotFound, StoreUnavailable
+from file_service.models import File, NewUpload
+from tests.core.test_uploads import lying_in, stream
+from tests.doubles import Failing
+
+
+@pytest.fixture
+async def file(uploads: Uploads) -> File:
+    return await uploads.store(NewUpload(), stream(b"content"))
+
+
+async def test_a_deletion_leaves_neither_bytes_nor_a_note(
+    store: LocalStore, catalogue: Catalogue, file: File, tmp_path: Path
+) -> None:
+    await Files(store, catalogue).delete(file.id)
+    assert lying_in(tmp_path / "files") == []
+    assert await catalogue.find_removals(10) == []
+
+
+async def test_bytes_that_cannot_be_removed_are_a_404_at_once_and_removed_later(
+    store: LocalStore, catalogue: Catalogue, upkeep: Upkeep, file: File, tmp_path: Path
+) -> None:
+    stuck = Failing(store, on="delete", error=StoreUnavailable("read-only"))
+    files = Files(stuck, catalogue)
+    await files.delete(file.id)
+    for attempt in (files.get, files.delete):
+        with pytest.raises(FileNotFound):
+            await attempt(file.id)
+    assert await catalogue.find_removals(10) == [file.id]
+    assert lying_in(tmp_path / "files") == [file.id]
+
+    assert (await Upkeep(stuck, catalogue).settle()).failed == 1
+    assert await upkeep.settle() == Settled(removed=1)
+    assert lying_in(tmp_path / "files") == []
+    assert await catalogue.find_removals(10) == []
+
+
+async def test_a_note_that_cannot_be_dropped_does_no_harm(
+    store: LocalStore, catalogue: Catalogue, upkeep: Upkeep, file: File
+) -> None:
+    away = Failing(catalogue, on="drop_removals", error=CatalogueUnavailable("away"))
+    await Files(store, away).delete(file.id)  # type: ignore[arg-type]  # a double of the catalogue
+    assert await catalogue.find_removals(10) == [file.id]
+    assert await upkeep.settle() == Settled(removed=1)
+    assert await upkeep.settle() == Settled()
+
+
+async def test_when_the_row_cannot_be_removed_the_file_stays_whole(
+    store: LocalStore, catalogue: Catalogue, file: File
+) -> None:
+    away = Failing(catalogue, on="remove_file", error=CatalogueUnavailable("away"))
+    with pytest.raises(CatalogueUnavailable):
+        await Files(store, away).delete(file.id)  # type: ignore[arg-type]  # a double of the catalogue
+    assert [chunk async for chunk in Files(store, catalogue).read(file)] == [b"content"]

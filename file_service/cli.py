@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ Command = Callable[[Settings], None]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 failed, 2 used wrongly."""
     _occupy_standard_descriptors()
+    os.umask(0o027)  # files and catalogue are nobody else's
+    # Also before the server listens to it, and also as process 1: stop.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     flags = vars(_make_parser().parse_args(arguments))
     command: Command = flags.pop("command")
     try:

@@ -17,7 +17,8 @@ import pytest
 
 from tests.processes import ServiceProcess
 
-PAYLOAD_SIZE = 20 * 1024 * 1024 + 7
+# FILE_SERVICE_TEST_BYTES=1073741824 sends a gigabyte every way.
+PAYLOAD_SIZE = int(os.environ.get("FILE_SERVICE_TEST_BYTES", "20971527"))
 DEADLINE_SECONDS = 20
 
 

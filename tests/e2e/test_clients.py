@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -56,7 +57,7 @@ def curl(tmp_path: Path) -> Curl:
             check=False,
             capture_output=True,
             cwd=folder,
-            timeout=60,
+            timeout=300,
         )
         assert done.returncode == 0, (done.stdout, done.stderr)
         return done.stdout.decode()
@@ -245,12 +246,11 @@ SUGGESTED = {
 }
 
 
-@sqlite_only
 @pytest.mark.chromium
 async def test_chromium_downloads_what_a_plain_link_leads_to(
     service: ServiceProcess, make_payload: MakePayload, page: Page, show_page: ShowPage
 ) -> None:
-    sent, links = {name: make_payload(name) for name in SUGGESTED}, ""
+    sent, links = {name: make_payload(name, 1_000_003) for name in SUGGESTED}, ""
     for name, payload in sent.items():
         answer = ask_once(service, "PUT", f"/files/{quote(name)}", payload.path.read_bytes())
         links += f"<a href='{service.url}{answer.headers['location']}'>{name}</a> "
@@ -263,7 +263,45 @@ async def test_chromium_downloads_what_a_plain_link_leads_to(
         assert sha256_of(await download.path()) == sent[name].sha256
 
 
-@sqlite_only
+@pytest.mark.chromium
+@pytest.mark.timeout(600)
+async def test_a_large_file_goes_in_and_comes_back_by_every_client(
+    service: ServiceProcess, curl: Curl, make_payload: MakePayload, page: Page, show_page: ShowPage
+) -> None:
+    payload = make_payload("large.bin")
+    url, path = f"{service.url}/files/", str(payload.path)
+    ids = [
+        curl("-T", path, url),
+        curl(*CHUNKED, *disposition_of("large.bin"), "-X", "POST", "-T", path, url.rstrip("/")),
+        curl("-F", f"file=@{path}", url),
+        upload_by_script(service, path),
+    ]
+    saved = payload.path.parent.parent / "large.bin"
+    for file_id in ids:
+        curl("-OJ", "--output-dir", str(saved.parent), f"{url}{file_id}/")
+        assert sha256_of(saved) == payload.sha256
+        saved.unlink()
+    await page.goto(await show_page(f"<a href='{url}{ids[0]}/'>large</a>"))
+    async with page.expect_download(timeout=0) as waiting:
+        await page.get_by_role("link", name="large").click()
+    download = await waiting.value
+    assert download.suggested_filename == "large.bin"
+    assert sha256_of(await download.path()) == payload.sha256
+
+
+def upload_by_script(service: ServiceProcess, path: str) -> str:
+    """Upload by scripts/upload.py and return the id it prints."""
+    port = service.url.rpartition(":")[2]
+    script = Path(__file__).parents[2] / "scripts" / "upload.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--port", port, "--path", path],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
 @pytest.mark.chromium
 async def test_chromium_uploads_two_files_by_a_form(
     service: ServiceProcess, make_payload: MakePayload, page: Page, show_page: ShowPage

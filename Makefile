@@ -38,12 +38,13 @@ $(VENV)/bin/python:
 	@sh scripts/make_venv.sh $(PYTHON) $(VENV)
 
 $(VENV)/.service: $(VENV)/bin/python requirements/service.txt requirements/build.txt pyproject.toml
-	$(PIP) --require-hashes -r requirements/service.txt -r requirements/build.txt
+	$(PIP) --require-hashes -r requirements/build.txt
+	$(PIP) --no-build-isolation --require-hashes -r requirements/service.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.service requirements/dev.txt
-	$(PIP) --require-hashes -r requirements/dev.txt
+	$(PIP) --no-build-isolation --require-hashes -r requirements/dev.txt
 	@touch $@
 
 clean:

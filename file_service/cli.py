@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -34,6 +35,9 @@ SETTINGS = frozenset(Settings.model_fields)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 failed, 2 used wrongly."""
     _occupy_standard_descriptors()
+    os.umask(0o027)  # files and catalogue are nobody else's
+    # Also before the server listens to it, and also as process 1: stop.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     flags = _make_parser().parse_args(arguments)
     command: Command = flags.command
     try:
@@ -43,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"file-service: {error}\n")
         return 1
     except KeyboardInterrupt:
-        return 130
+        return 0 if command is _serve else 130
 
 
 def _make_parser() -> argparse.ArgumentParser:

@@ -29,6 +29,8 @@ def _with_driver(url: Any) -> Any:
     scheme = _DRIVERS.get(scheme, scheme)
     if not separator or scheme not in _DRIVERS.values():
         raise ValueError("not a sqlite+aiosqlite:// or postgresql+asyncpg:// URL")
+    if scheme == _DRIVERS["postgresql"]:
+        rest = re.sub(r"(?<=[?&])sslmode=", "ssl=", rest)  # libpq's word and asyncpg's
     return f"{scheme}://{rest}"
 
 

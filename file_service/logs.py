@@ -128,6 +128,7 @@ def _to_fields(record: logging.LogRecord) -> dict[str, Any]:
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
         "level": record.levelname.lower(),
         "logger": record.name,
+        "pid": record.process,
         "message": record.getMessage(),
     }
     fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}

@@ -24,6 +24,8 @@ BACKLOG = 1024
 KEEPALIVE_SECONDS = 75
 LINGERING_SECONDS = 5
 LONGEST_HEADER = 64 * 1024
+# aiohttp holds up to twice this much of a body, and one receive more, for each upload.
+READ_BUFFER = 64 * 1024
 # A worker that dies at once, again and again, must not eat the machine.
 RESTART_SECONDS = 1.0
 # What a worker gets on top of the grace time before it is killed.
@@ -122,6 +124,7 @@ def make_runner(app: web.Application, settings: Settings) -> Runner:
         max_line_size=LONGEST_HEADER,
         max_field_size=LONGEST_HEADER,
         lingering_time=LINGERING_SECONDS,
+        read_bufsize=READ_BUFFER,
         # aiohttp waits this long for handlers, then as long again for them to end by their error.
         shutdown_timeout=settings.grace_seconds,
     )
@@ -143,6 +146,7 @@ class Supervisor:
     ) -> None:
         self._sockets = sockets
         self._work = work
+        self._log_level = settings.log_level
         self._patience = 2 * settings.grace_seconds + KILL_SECONDS
         self._workers: dict[int, socket.socket] = {}
         # Nobody ever writes: the workers see its end when this process is gone, however it went.
@@ -155,9 +159,8 @@ class Supervisor:
         for sock in self._sockets:
             self._start(sock)
         while signal.sigwait(signals) == signal.SIGCHLD:
-            for sock in self._reap():
-                time.sleep(RESTART_SECONDS)
-                self._start(sock)
+            for pid, status in self._reap():
+                self._replace(pid, status)
         self._stop()
 
     def _start(self, sock: socket.socket) -> None:
@@ -179,13 +182,22 @@ class Supervisor:
         finally:
             os._exit(status)  # not through the parent's own way out
 
-    def _reap(self) -> list[socket.socket]:
-        """Return the sockets of the workers that have ended."""
-        freed = []
+    def _replace(self, pid: int, status: int) -> None:
+        sock = self._workers.pop(pid)
+        # Its thread is gone before the fork: a copy of a process with threads is not safe.
+        with structured_logs(self._log_level):
+            code = os.waitstatus_to_exitcode(status)
+            logger.error("worker ended", extra={"worker": pid, "exit_status": code})
+        time.sleep(RESTART_SECONDS)
+        self._start(sock)
+
+    def _reap(self) -> list[tuple[int, int]]:
+        """Return pid and wait status of the workers that have ended."""
+        ended = []
         with suppress(ChildProcessError):
-            while pid := os.waitpid(-1, os.WNOHANG)[0]:
-                freed.append(self._workers.pop(pid))
-        return freed
+            while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                ended.append(found)
+        return ended
 
     def _stop(self) -> None:
         for pid in self._workers:
@@ -193,6 +205,7 @@ class Supervisor:
         deadline = time.monotonic() + self._patience
         while self._workers and time.monotonic() < deadline:
             signal.sigtimedwait({signal.SIGCHLD}, 0.1)
-            self._reap()
+            for pid, _ in self._reap():
+                del self._workers[pid]
         for pid in self._workers:
             os.kill(pid, signal.SIGKILL)

@@ -14,7 +14,9 @@ trap finish EXIT
 "$python" -m build --no-isolation --wheel --outdir "$scratch/dist" . >/dev/null
 "$python" -m venv "$scratch/venv"
 "$scratch/venv/bin/python" -m pip --disable-pip-version-check --quiet install \
-    --require-hashes -r requirements/service.txt
+    --require-hashes -r requirements/build.txt
+"$scratch/venv/bin/python" -m pip --disable-pip-version-check --quiet install \
+    --no-build-isolation --require-hashes -r requirements/service.txt
 "$scratch/venv/bin/python" -m pip --disable-pip-version-check --quiet install \
     --no-deps "$scratch"/dist/*.whl
 

@@ -42,7 +42,8 @@ TEST_DATABASE = f"{PREFIX}TEST_DATABASE_URL"
 def _clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No variable and no .env of the machine reaches a test."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
-        monkeypatch.delenv(name)
+        if name != TEST_DATABASE:
+            monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
 

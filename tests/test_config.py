@@ -52,6 +52,7 @@ def test_an_empty_max_size_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         ("postgresql+asyncpg://u@h:1/n", "postgresql+asyncpg://u@h:1/n"),
         ("postgresql://u:p@h/n?ssl=require", "postgresql+asyncpg://u:p@h/n?ssl=require"),
         ("postgres://h/n", "postgresql+asyncpg://h/n"),
+        ("postgres://h/n?a=1&sslmode=require", "postgresql+asyncpg://h/n?a=1&ssl=require"),
         ("sqlite:///x.db", "sqlite+aiosqlite:///x.db"),
     ],
 )

@@ -26,6 +26,7 @@ def test_a_record_is_one_json_object_with_what_it_was_given(tmp_path: Path) -> N
     assert line == {
         "level": "info",
         "logger": "somewhere",
+        "pid": os.getpid(),
         "message": "hello мир",
         "request_id": "r",
         "size": 3,

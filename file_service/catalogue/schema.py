@@ -68,8 +68,9 @@ def _explained() -> Iterator[None]:
     """Turn whatever the driver raises into the one line that its deepest cause says."""
     try:
         yield
-    except (sa.exc.ArgumentError, ValueError):
-        # Not shown: the URL may hold a password.
+    except (sa.exc.ArgumentError, ValueError, TypeError, OverflowError):
+        # What the driver says to an option or a port it does not know. Not shown: the URL may
+        # hold a password.
         raise StartupError("--database-url is not the URL of a database") from None
     except (sa.exc.SQLAlchemyError, asyncpg.PostgresError, OSError) as error:
         cause: BaseException = error

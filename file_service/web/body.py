@@ -32,8 +32,11 @@ async def chunks(request: web.Request) -> AsyncIterator[bytes]:
             whole = b"".join(pieces)
             pieces.clear()
             held = 0
+            del (
+                piece
+            )  # or it stays alive, beside the whole, in every upload that waits for the disk
             yield whole
-            del whole  # or a megabyte stays alive in every upload that waits for its client
+            del whole  # and this one in every upload that waits for its client
     if pieces:
         yield b"".join(pieces)
 

@@ -40,7 +40,7 @@ class Connection(web.RequestHandler):
             self._body = body
         elif not self._body.is_eof():
             self._messages.pop()
-            self._body.set_exception(CutShort("The framing of the body is broken."))
+            self._break_body("The framing of the body is broken.")
             self.close()  # after the answer
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp narrows asyncio's bool|None
@@ -49,7 +49,7 @@ class Connection(web.RequestHandler):
         if is_idle and not self._messages:
             return False
         if not self._body.is_eof():
-            self._body.set_exception(CutShort("The client stopped sending before the body's end."))
+            self._break_body("The client stopped sending before the body's end.")
         if not self._messages:
             self.close()  # after the answer
         return True
@@ -72,6 +72,11 @@ class Connection(web.RequestHandler):
         response = render_broken_request(request_id)
         response.force_close()
         return response
+
+    def _break_body(self, why: str) -> None:
+        self._body.set_exception(CutShort(why))
+        # Nothing more comes that would have to be read for the client to see its answer.
+        self._lingering_time = 0.0
 
 
 class Server(web.Server):

@@ -45,7 +45,8 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
         status, size = response.status, response.content_length or 0
         return response
     finally:
-        access.info(
+        access.log(
+            logging.DEBUG if _is_probe(request) and status == 200 else logging.INFO,
             "request",
             extra={
                 "request_id": request[REQUEST_ID],
@@ -57,6 +58,11 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
                 "remote": request.remote,
             },
         )
+
+
+def _is_probe(request: web.Request) -> bool:
+    """Whether this is a supervisor asking, every few seconds, what it is always told."""
+    return request.path.rstrip("/") in {"/healthz", "/readyz"}
 
 
 async def name_answer(request: web.Request, response: web.StreamResponse) -> None:

@@ -5,14 +5,21 @@ BIN    := $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check --quiet install
 ARGS   ?=
 
-.PHONY: run test check lock wheel image memory clean
+# What tests hurt the service with: system calls that fail, disks that are full, or lose power.
+FAULT_PACKAGES := strace e2fsprogs xfsprogs nbdkit libnbd-bin fuse3 iproute2
+
+.PHONY: run test faults check lock wheel image memory clean
 
 run: $(VENV)/.service  ## start the service at http://127.0.0.1:8080 on its embedded catalogue
 	exec $(BIN)/file-service serve $(ARGS)
 
 test: $(VENV)/.dev  ## run every test, real PostgreSQL and a real browser included
-	@sh scripts/system_packages.sh chromium curl
+	@sh scripts/system_packages.sh chromium curl $(FAULT_PACKAGES)
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+faults: $(VENV)/.dev  ## hurt the service in every way we know (root, Debian; about an hour)
+	@sh scripts/system_packages.sh $(FAULT_PACKAGES)
+	FILE_SERVICE_TEST_THOROUGH=1 $(BIN)/python -m pytest tests/faults -s $(ARGS)
 
 check: $(VENV)/.dev  ## lint, types, container files
 	$(BIN)/ruff check .

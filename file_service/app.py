@@ -19,7 +19,7 @@ from file_service.core.health import Health
 from file_service.core.upkeep import Upkeep
 from file_service.core.uploads import Uploads
 from file_service.errors import StartupError, Unavailable
-from file_service.web.keys import FILES, HEALTH, UPLOADS
+from file_service.web.keys import FILES, HEALTH, IDLE_SECONDS, UPLOADS
 from file_service.web.middleware import name_answer, watch
 from file_service.web.routes import add_routes
 
@@ -80,6 +80,7 @@ def build_app(settings: Settings, identity: str) -> web.Application:
     """Return the application; what it holds is opened when it starts and closed when it ends."""
     app = web.Application(middlewares=[watch])
     app.on_response_prepare.append(name_answer)
+    app[IDLE_SECONDS] = settings.idle_seconds
     add_routes(app)
 
     async def hold_parts(app: web.Application) -> AsyncIterator[None]:

@@ -81,6 +81,7 @@ def _add_serve_flags(parser: argparse.ArgumentParser) -> None:
     add("--workers", help="processes on the one port (1)")
     add("--max-size", help="bytes one file may have (unlimited)")
     add("--grace-seconds", help="time for requests to end at a stop (30)")
+    add("--idle-seconds", help="silence after which a client is taken for gone (60)")
     add("--log-level", help="debug, info, warning or error (info)")
 
 

@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, le=256)
     max_size: Annotated[ByteSize | None, BeforeValidator(_none_when_empty)] = None
     grace_seconds: float = Field(default=30.0, ge=0)
+    idle_seconds: float = Field(default=60.0, gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

@@ -29,6 +29,13 @@ class CutShort(FileServiceError):
     title = "The body ended before it was complete"
 
 
+class Stalled(FileServiceError):
+    """A client that has sent nothing for too long."""
+
+    code = "stalled"
+    title = "The body stopped arriving"
+
+
 class FileNotFound(FileServiceError):
     """No file has this id: unknown, deleted or malformed ids are told apart by nobody."""
 

@@ -125,7 +125,6 @@ def make_runner(app: web.Application, settings: Settings) -> Runner:
         max_field_size=LONGEST_HEADER,
         lingering_time=LINGERING_SECONDS,
         read_bufsize=READ_BUFFER,
-        # aiohttp waits this long for handlers, then as long again for them to end by their error.
         shutdown_timeout=settings.grace_seconds,
     )
 
@@ -147,7 +146,7 @@ class Supervisor:
         self._sockets = sockets
         self._work = work
         self._log_level = settings.log_level
-        self._patience = 2 * settings.grace_seconds + KILL_SECONDS
+        self._patience = settings.grace_seconds + KILL_SECONDS
         self._workers: dict[int, socket.socket] = {}
         # Nobody ever writes: the workers see its end when this process is gone, however it went.
         self._alive, self._kept = os.pipe()

@@ -17,6 +17,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "workers": 1,
         "max_size": None,
         "grace_seconds": 30.0,
+        "idle_seconds": 60.0,
         "log_level": "info",
     }
 

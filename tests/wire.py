@@ -4,7 +4,7 @@ import asyncio
 import json
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from aiohttp.test_utils import TestClient
 
@@ -47,6 +47,18 @@ class Wire:
     def half_close(self) -> None:
         """Say that nothing more will be sent, and stay to read."""
         self.writer.write_eof()
+
+    def pause(self) -> None:
+        """Stop reading, also from the kernel."""
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        self._transport.resume_reading()
+
+    @property
+    def _transport(self) -> asyncio.ReadTransport:
+        return cast("asyncio.ReadTransport", self.writer.transport)
 
     async def receive(self) -> Answer:
         """Read one final answer; interim ones are passed over."""

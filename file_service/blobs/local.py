@@ -23,6 +23,9 @@ from file_service.tasks import to_its_end
 MOST_FAILURES = 3
 FAILURE_SECONDS = 60.0
 
+# A long upload is synced on its way, so that its end does not have to wait for all of it.
+SYNC_SIZE = 256 * 1024 * 1024
+
 # How old what is known of the free room may be.
 ROOM_SECONDS = 1.0
 
@@ -75,12 +78,16 @@ class LocalStore:
             if key not in self._held:
                 self._held[key] = await disk.create_stage(self._staging / key)
             file = self._as_aio(self._held[key])
+        synced = offset
         async for chunk in chunks:
             with self._translated():
                 if time.monotonic() - self._room_known_at > ROOM_SECONDS:
                     await self._learn_room()
                 self._take_room(len(chunk))
                 offset += await to_its_end(file.write_bytes(chunk, offset))
+                if offset - synced >= SYNC_SIZE:
+                    await to_its_end(file.fdsync())
+                    synced = offset
         with self._translated():
             # An error here is final: a second fsync would succeed without the data being there.
             await to_its_end(file.fsync())

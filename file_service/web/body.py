@@ -1,11 +1,13 @@
 """A request's body as Chunks: coalesced, never inflated, and an error of ours when it breaks."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 from aiohttp.web import PayloadAccessError, RequestPayloadError
 
-from file_service.errors import CutShort, EncodedContent
+from file_service.errors import CutShort, EncodedContent, Stalled
+from file_service.web.keys import IDLE_SECONDS
 
 # Network reads are gathered up to this size before they are hashed and written: the hop to the
 # disk thread costs the same for 16 KiB and for 256.
@@ -21,7 +23,8 @@ def check_encoding(request: web.Request) -> None:
 async def chunks(request: web.Request) -> AsyncIterator[bytes]:
     """Yield the body in pieces of at least COALESCED bytes, the last one as long as it is.
 
-    Raises CutShort where the body ends before its Content-Length or its last chunk.
+    Raises CutShort where the body ends before its Content-Length or its last chunk, and Stalled
+    where it neither ends nor goes on.
     """
     pieces: list[bytes] = []
     held = 0
@@ -42,8 +45,13 @@ async def chunks(request: web.Request) -> AsyncIterator[bytes]:
 
 
 async def _read(request: web.Request) -> bytes:
+    idle_seconds = request.app[IDLE_SECONDS]
     try:
-        return await request.content.readany()
+        # Of silence, not in all: a slow gigabyte is welcome.
+        async with asyncio.timeout(idle_seconds):
+            return await request.content.readany()
+    except TimeoutError:
+        raise Stalled(f"Nothing arrived for {idle_seconds:g} seconds.") from None
     except CutShort:
         raise
     except (ConnectionError, RequestPayloadError, PayloadAccessError) as error:

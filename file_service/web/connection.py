@@ -16,6 +16,9 @@ from file_service.web.render import render_broken_request
 
 logger = logging.getLogger(__name__)
 
+# What a handler gets to put things in order once its request is cut off.
+CUT_SECONDS = 1.0
+
 
 class Connection(web.RequestHandler):
     """aiohttp's protocol of one connection, with an answer also for what cannot be parsed."""
@@ -72,6 +75,14 @@ class Connection(web.RequestHandler):
         response = render_broken_request(request_id)
         response.force_close()
         return response
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  # aiohttp's
+        """Give the request in hand `timeout` seconds to end, then cut it off."""
+        # aiohttp would wait as long a second time. Its own task ends with the answer: the server
+        # has told every connection to close after it.
+        if self._task_handler is not None and self._request_in_progress:
+            await asyncio.wait([self._task_handler], timeout=timeout)
+        await super().shutdown(CUT_SECONDS)
 
     def _break_body(self, why: str) -> None:
         self._body.set_exception(CutShort(why))

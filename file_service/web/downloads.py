@@ -1,5 +1,6 @@
 """GET and HEAD of one file's bytes."""
 
+import asyncio
 import logging
 import socket
 import struct
@@ -9,7 +10,7 @@ from aiohttp import web
 
 from file_service.errors import FileServiceError
 from file_service.models import File
-from file_service.web.keys import FILES
+from file_service.web.keys import FILES, IDLE_SECONDS
 from file_service.web.render import format_file_headers
 
 logger = logging.getLogger(__name__)
@@ -30,14 +31,20 @@ async def get_file(request: web.Request) -> web.StreamResponse:
 async def _send(
     request: web.Request, response: web.StreamResponse, file: File
 ) -> web.StreamResponse:
+    idle_seconds = request.app[IDLE_SECONDS]
     async with aclosing(request.app[FILES].read(file)) as chunks:
         # The first chunk comes before the headers: bytes that are not there are still a 500.
         chunk = await anext(chunks)
         await response.prepare(request)
         try:
-            await response.write(chunk)
-            async for chunk in chunks:
+            async with asyncio.timeout(idle_seconds) as patience:
                 await response.write(chunk)
+                async for chunk in chunks:
+                    patience.reschedule(asyncio.get_running_loop().time() + idle_seconds)
+                    await response.write(chunk)
+        except TimeoutError:
+            logger.info("the client stopped reading %s", file.id)
+            reset(request)
         except FileServiceError:
             # Too late for a status. The client must not take what it has for the whole file.
             logger.exception("download of %s broke off", file.id)

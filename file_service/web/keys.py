@@ -9,4 +9,5 @@ from file_service.core.uploads import Uploads
 UPLOADS = web.AppKey("uploads", Uploads)
 FILES = web.AppKey("files", Files)
 HEALTH = web.AppKey("health", Health)
+IDLE_SECONDS = web.AppKey("idle_seconds", float)
 REQUEST_ID = web.RequestKey("request_id", str)

@@ -25,6 +25,7 @@ STATUS: dict[type[errors.FileServiceError], int] = {
     errors.Malformed: 400,
     errors.CutShort: 400,
     errors.FileNotFound: 404,
+    errors.Stalled: 408,
     errors.TooLarge: 413,
     errors.EncodedContent: 415,
     errors.Unavailable: 503,

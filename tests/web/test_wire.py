@@ -2,12 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from tests.conftest import Client, Leftovers
 from tests.wire import Wire
+
+Serve = Callable[..., Awaitable[Client]]
 
 POST = b"POST /files/ HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -169,3 +172,45 @@ async def _until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not is_so():
             await asyncio.sleep(0.01)
+
+
+async def test_a_silent_uploader_is_told_and_let_go(serve: Serve, leftovers: Leftovers) -> None:
+    wire = await Wire.to(await serve(idle_seconds=0.2))
+    await wire.send(POST + b"Content-Length: 100\r\n\r\n", b"x" * 50)
+    answer = await wire.receive()
+    assert (answer.status, answer.problem["type"]) == (408, "/problems/stalled")
+    assert await wire.is_closed()
+    await wire.close()
+    assert (leftovers.files(), await leftovers.rows()) == ([], 0)
+
+
+async def test_a_slow_uploader_is_waited_for(serve: Serve) -> None:
+    wire = await Wire.to(await serve(idle_seconds=0.5))
+    await wire.send(POST + b"Content-Length: 20\r\n\r\n")
+    for _ in range(20):  # twice as long as the silence that is allowed
+        await wire.send(b"x")
+        await asyncio.sleep(0.05)
+    assert (await wire.receive()).status == 201
+    await wire.close()
+
+
+async def test_a_reader_that_stops_is_let_go(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    client = await serve(idle_seconds=0.2)
+
+    async def large() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield bytes(1_000_000)
+
+    async with client.put("/files/large", data=large()) as response:
+        file_id = await response.text()
+    wire = await Wire.to(client)
+    wire.pause()
+    await wire.send(f"GET /files/{file_id}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    await _until(lambda: "stopped reading" in caplog.text)
+    wire.resume()
+    with pytest.raises(ConnectionResetError):
+        await wire.reader.read()
+    await wire.close()

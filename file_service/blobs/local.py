@@ -69,8 +69,7 @@ class LocalStore:
         with self._translated():
             await disk.check_identity(self._folder, self._identity)
             await self._learn_room()
-        self._take_room(length or 0)
-        self._room += length or 0  # asked for, not taken yet
+        self._check_room(length or 0)
 
     async def append(self, key: str, offset: int, chunks: Chunks) -> int:
         """Write `chunks` at `offset` of the stage, fsync it, return its length."""
@@ -81,9 +80,7 @@ class LocalStore:
         synced = offset
         async for chunk in chunks:
             with self._translated():
-                if time.monotonic() - self._room_known_at > ROOM_SECONDS:
-                    await self._learn_room()
-                self._take_room(len(chunk))
+                await self._take_room(len(chunk))
                 offset += await to_its_end(file.write_bytes(chunk, offset))
                 if offset - synced >= SYNC_SIZE:
                     await to_its_end(file.fdsync())
@@ -190,7 +187,7 @@ class LocalStore:
         with self._translated():
             await disk.check_identity(self._folder, self._identity)
             await self._learn_room()
-            self._take_room(0)
+            self._check_room(0)
             await disk.probe(self._staging)
 
     def _path(self, key: str) -> Path:
@@ -204,15 +201,22 @@ class LocalStore:
         if len(self._failures) == MOST_FAILURES and self._failures[0] > recent:
             raise StoreUnavailable("The blob store's disk failed several times in a minute.")
 
+    async def _take_room(self, size: int) -> None:
+        # What is known of the room is used up as bytes are written, and asked for again when it is
+        # old or seems too little.
+        is_old = time.monotonic() - self._room_known_at > ROOM_SECONDS
+        if is_old or size >= self._room:
+            await self._learn_room()
+        self._check_room(size)
+        self._room -= size
+
     async def _learn_room(self) -> None:
         self._room = await disk.measure_room(self._folder)
         self._room_known_at = time.monotonic()
 
-    def _take_room(self, size: int) -> None:
+    def _check_room(self, size: int) -> None:
         if size >= self._room:
-            self._room_known_at = float("-inf")  # room may have been made: ask again
             raise NoRoom("There is no room left where the files are kept.")
-        self._room -= size
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -57,6 +57,24 @@ class EncodedContent(FileServiceError):
     title = "Uploads with a content coding are not accepted"
 
 
+class RangeNotSatisfiable(FileServiceError):
+    """No range that was asked for lies within the file of `size` bytes."""
+
+    code = "range-not-satisfiable"
+    title = "The file has no such range"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"The file has {size} bytes.")
+        self.size = size
+
+
+class PreconditionFailed(FileServiceError):
+    """The file is not the one, or not as old, as the caller makes a condition."""
+
+    code = "precondition-failed"
+    title = "The file does not meet the request's conditions"
+
+
 class NoRoom(FileServiceError):
     """The disk, its inodes or a quota is exhausted."""
 

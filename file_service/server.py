@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -40,6 +41,8 @@ def serve(settings: Settings, identity: str) -> None:
     StartupError where the address cannot be had.
     """
     sockets = bind(settings.host, settings.port, settings.workers)
+    for sock in sockets:
+        limit_stalled_readers(sock, settings.idle_seconds)
     host, port = sockets[0].getsockname()[:2]
     with structured_logs(settings.log_level):
         address = f"[{host}]" if ":" in host else host
@@ -72,6 +75,12 @@ def bind(host: str, port: int, count: int) -> list[socket.socket]:
         return [_listen(family, address, reuse_port=True) for _ in range(count)]
     except OSError as error:
         raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+def limit_stalled_readers(sock: socket.socket, seconds: float) -> None:
+    """Have the kernel drop connections of `sock` whose client takes nothing for so long."""
+    if sys.platform == "linux":  # accepted connections inherit it
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
 def _listen(family: int, address: tuple[object, ...], *, reuse_port: bool) -> socket.socket:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 from aiohttp import web
-from aiohttp.test_utils import BaseTestServer, TestClient
+from aiohttp.test_utils import BaseTestServer, TestClient, get_port_socket
 
 from file_service.app import build_app
 from file_service.blobs import disk
@@ -26,7 +27,7 @@ from file_service.catalogue.tables import schema
 from file_service.config import PREFIX, Settings
 from file_service.core.upkeep import Upkeep
 from file_service.core.uploads import Uploads
-from file_service.server import make_runner
+from file_service.server import limit_stalled_readers, make_runner
 from tests.processes import ServiceProcess, running_service
 
 # The machine may be busy: what takes how long is for the benchmarks to say.
@@ -141,9 +142,14 @@ class ServiceServer(BaseTestServer):
     """Runs the application as server.py does, where aiohttp's TestServer sets its own options."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__()
+        super().__init__(socket_factory=self._listen)
         self._settings = settings
         self.app = build_app(settings, disk.prepare(settings.dir))
+
+    def _listen(self, host: str, port: int, family: socket.AddressFamily) -> socket.socket:
+        sock = get_port_socket(host, port, family)
+        limit_stalled_readers(sock, self._settings.idle_seconds)
+        return sock
 
     async def _make_runner(self, **_options: object) -> web.AppRunner:
         return make_runner(self.app, self._settings)

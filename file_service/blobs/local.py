@@ -137,6 +137,15 @@ class LocalStore:
                 start += len(chunk)
                 yield chunk
 
+    async def open(self, key: str, size: int) -> BinaryIO:
+        """Return the blob as an open file; BlobMissing where it has not `size` bytes."""
+        blob = await self._open(key)
+        found = os.fstat(blob.fileno()).st_size
+        if found != size:
+            blob.close()
+            raise BlobMissing(f"The blob of {key} has {found} bytes, not {size}.")
+        return blob
+
     async def get_size(self, key: str) -> int:
         """Return how many bytes the blob has; BlobMissing where it is not a blob at all."""
         with await self._open(key) as blob:

@@ -1,7 +1,7 @@
 """BlobStore: the contract that every store of bytes keeps."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from file_service.models import BlobInfo, Chunks
 
@@ -42,6 +42,12 @@ class BlobStore(Protocol):
         self, key: str, start: int = 0, stop: int | None = None
     ) -> AsyncGenerator[bytes, None]:
         """Yield the bytes from `start` up to `stop`; BlobMissing where there are fewer."""
+
+    async def open(self, key: str, size: int) -> BinaryIO | None:
+        """Return the blob of `size` bytes as an open file; None where the bytes are elsewhere.
+
+        BlobMissing where it has another size.
+        """
 
     async def get_size(self, key: str) -> int:
         """Return how many bytes the blob has; BlobMissing where there is none."""

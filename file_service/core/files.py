@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncGenerator
+from typing import BinaryIO
 
 from file_service.blobs.store import BlobStore
 from file_service.catalogue.queries import Catalogue
@@ -23,6 +24,10 @@ class Files:
     async def get(self, file_id: str) -> File:
         """Return the file of this id."""
         return await self._catalogue.get_file(_check_id(file_id))
+
+    async def open(self, file: File) -> BinaryIO | None:
+        """Open the bytes of `file` for sendfile; None where only `read` has them."""
+        return await self._store.open(file.id, file.size)
 
     def read(
         self, file: File, start: int = 0, stop: int | None = None

@@ -1,63 +1,85 @@
-"""GET and HEAD of one file's bytes."""
+"""GET and HEAD of one file: preconditions, ranges, and how its bytes may be shown."""
 
-import asyncio
-import logging
-import socket
-import struct
-from contextlib import aclosing
+from secrets import token_hex
 
 from aiohttp import web
 
-from file_service.errors import FileServiceError
+from file_service.errors import PreconditionFailed
 from file_service.models import File
-from file_service.web.keys import FILES, IDLE_SECONDS
+from file_service.web.conditions import Verdict, is_range_current, judge
+from file_service.web.headers import format_etag, parse_media_type
+from file_service.web.keys import FILES
+from file_service.web.ranges import format_content_range, parse_ranges
 from file_service.web.render import format_file_headers
+from file_service.web.sendfile import Segment, send_body
 
-logger = logging.getLogger(__name__)
+# What may be shown in a page of the service's origin: media types that cannot run script. Never
+# HTML, SVG, XML or PDF, whatever they are declared as.
+SHOWABLE = frozenset({
+    "image/png", "image/jpeg", "image/gif", "image/webp", "image/avif",
+    "video/mp4", "video/webm", "video/ogg",
+    "audio/mpeg", "audio/mp4", "audio/ogg", "audio/webm", "audio/flac", "audio/wav", "audio/aac",
+    "text/plain",
+})  # fmt: skip
 
 
 async def get_file(request: web.Request) -> web.StreamResponse:
-    """Send a file's bytes; for HEAD the same headers alone."""
-    files = request.app[FILES]
-    file = await files.get(request.match_info["id"])
-    response = web.StreamResponse(headers=format_file_headers(file))
-    response.content_length = file.size
-    if request.method == "HEAD" or file.size == 0:
-        await response.prepare(request)
-        return response
-    return await _send(request, response, file)
+    """Send a file, or the parts of it that are asked for, where the preconditions allow."""
+    file = await request.app[FILES].get(request.match_info["id"])
+    headers = format_file_headers(file, disposition=_choose_disposition(request, file))
+    match judge(request.headers, format_etag(file.sha256), file.created_at):
+        case Verdict.FAILED:
+            raise PreconditionFailed("The file is not the one, or not as old, as you require.")
+        case Verdict.NOT_MODIFIED:
+            return _render_not_modified(headers)
+    spans = _parse_spans(request, file)
+    if spans is None:
+        response = web.StreamResponse(headers=headers)
+        return await send_body(request, response, file, [range(file.size)])
+    if len(spans) == 1:
+        headers["Content-Range"] = format_content_range(spans[0], file.size)
+        response = web.StreamResponse(status=206, headers=headers)
+        return await send_body(request, response, file, spans)
+    return await _send_several(request, file, headers, spans)
 
 
-async def _send(
-    request: web.Request, response: web.StreamResponse, file: File
+def _choose_disposition(request: web.Request, file: File) -> str:
+    """Grant `?disposition=inline` to what cannot run script; anything else is saved, not shown."""
+    if request.query.get("disposition") != "inline":
+        return "attachment"
+    return "inline" if parse_media_type(file.media_type)[0] in SHOWABLE else "attachment"
+
+
+def _render_not_modified(headers: dict[str, str]) -> web.Response:
+    # RFC 9110 §15.4.5: what a 200 would have had to update a stored response, and no more.
+    kept = ("ETag", "Cache-Control", "Last-Modified", "Content-Disposition")
+    return web.Response(status=304, headers={name: headers[name] for name in kept})
+
+
+def _parse_spans(request: web.Request, file: File) -> list[range] | None:
+    """Return the spans asked for, None for the whole; Range is defined for GET (RFC 9110 §14.2)."""
+    value = request.headers.get("Range")
+    if value is None or request.method != "GET":
+        return None
+    if not is_range_current(request.headers, format_etag(file.sha256), file.created_at):
+        return None
+    return parse_ranges(value, file.size)
+
+
+async def _send_several(
+    request: web.Request, file: File, headers: dict[str, str], spans: list[range]
 ) -> web.StreamResponse:
-    idle_seconds = request.app[IDLE_SECONDS]
-    async with aclosing(request.app[FILES].read(file)) as chunks:
-        # The first chunk comes before the headers: bytes that are not there are still a 500.
-        chunk = await anext(chunks)
-        await response.prepare(request)
-        try:
-            async with asyncio.timeout(idle_seconds) as patience:
-                await response.write(chunk)
-                async for chunk in chunks:
-                    patience.reschedule(asyncio.get_running_loop().time() + idle_seconds)
-                    await response.write(chunk)
-        except TimeoutError:
-            logger.info("the client stopped reading %s", file.id)
-            reset(request)
-        except FileServiceError:
-            # Too late for a status. The client must not take what it has for the whole file.
-            logger.exception("download of %s broke off", file.id)
-            reset(request)
-    return response
-
-
-def reset(request: web.Request) -> None:
-    """Reset the connection, so that nothing that follows is taken for the rest of this answer."""
-    transport = request.transport
-    if transport is not None:
-        # Zero seconds of lingering make it a RST: even a client that ignores lengths sees it.
-        transport.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+    """Send several ranges as multipart/byteranges (RFC 9110 §14.6)."""
+    boundary = token_hex(16)
+    segments: list[Segment] = []
+    for span in spans:
+        head = (
+            f"\r\n--{boundary}\r\n"
+            f"Content-Type: {headers['Content-Type']}\r\n"
+            f"Content-Range: {format_content_range(span, file.size)}\r\n\r\n"
         )
-        transport.abort()
+        segments += [head.encode(), span]
+    segments.append(f"\r\n--{boundary}--\r\n".encode())
+    headers = headers | {"Content-Type": f"multipart/byteranges; boundary={boundary}"}
+    response = web.StreamResponse(status=206, headers=headers)
+    return await send_body(request, response, file, segments)

@@ -26,8 +26,10 @@ STATUS: dict[type[errors.FileServiceError], int] = {
     errors.CutShort: 400,
     errors.FileNotFound: 404,
     errors.Stalled: 408,
+    errors.PreconditionFailed: 412,
     errors.TooLarge: 413,
     errors.EncodedContent: 415,
+    errors.RangeNotSatisfiable: 416,
     errors.Unavailable: 503,
     errors.NoRoom: 507,
 }
@@ -100,10 +102,17 @@ def _render_error(request: web.Request, error: errors.FileServiceError) -> web.R
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     if status >= 500:
         _log_trouble(request, error)
-    members = {}
-    if isinstance(error, errors.OutcomeUnknown):
-        members = {"outcome": "unknown", "id": error.file_id}
+    members: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    match error:
+        case errors.OutcomeUnknown():
+            members = {"outcome": "unknown", "id": error.file_id}
+        case errors.RangeNotSatisfiable():
+            headers = {"Content-Range": f"bytes */{error.size}"}  # RFC 9110 §15.5.17
+        case errors.EncodedContent():
+            headers = {"Accept-Encoding": "identity"}  # RFC 9110 §15.5.16
     response = render_problem(request, error, status, **members)
+    response.headers.update(headers)
     if status == 503:
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if not request.content.is_eof():

@@ -66,17 +66,21 @@ def format_path(file: File) -> str:
     return f"/files/{file.id}/"
 
 
-def format_file_headers(file: File) -> dict[str, str]:
-    """Return the headers of a file's bytes, Content-Length aside; they never change."""
+def format_file_headers(file: File, *, disposition: str) -> dict[str, str]:
+    """Return the headers of a file's bytes, Content-Length aside."""
     return {
         "Content-Type": file.media_type,
-        "Content-Disposition": format_disposition(file.name),
+        "Content-Disposition": format_disposition(file.name, disposition=disposition),
         "ETag": format_etag(file.sha256),
         "Last-Modified": format_http_date(file.created_at),
         "Repr-Digest": format_digest(file.sha256),
+        "Accept-Ranges": "bytes",
         # A stored file is never run in the origin of the service, whatever it is.
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "sandbox; default-src 'none'",
+        "Cross-Origin-Resource-Policy": "same-site",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "no-referrer",
         # A shared cache would outlive a deletion.
         "Cache-Control": "private, max-age=31536000, immutable",
     }

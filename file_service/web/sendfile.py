@@ -1,0 +1,105 @@
+"""Sends a body made of literal bytes and spans of a blob, by sendfile where it can."""
+
+import asyncio
+import logging
+import socket
+import struct
+from collections.abc import Sequence
+from contextlib import aclosing, nullcontext
+from typing import BinaryIO
+
+from aiohttp import web
+
+from file_service.errors import BlobMissing, FileServiceError
+from file_service.models import File
+from file_service.web.keys import FILES, IDLE_SECONDS
+
+logger = logging.getLogger(__name__)
+
+Segment = bytes | range
+"""A piece of a response's body: bytes as they are, or a span of the blob."""
+
+
+async def send_body(
+    request: web.Request, response: web.StreamResponse, file: File, segments: Sequence[Segment]
+) -> web.StreamResponse:
+    """Send `segments` of `file` as the body of `response`; nothing of it for a HEAD.
+
+    BlobMissing comes before the headers. A body that breaks later ends in a reset connection: what
+    follows on it must not be taken for the rest.
+    """
+    response.content_length = sum(len(segment) for segment in segments)
+    if request.method == "HEAD" or not response.content_length:
+        await response.prepare(request)
+        return response
+    blob = await request.app[FILES].open(file)
+    with blob or nullcontext():
+        await response.prepare(request)
+        try:
+            for segment in segments:
+                await _send_segment(request, response, file, blob, segment)
+        except ConnectionError:
+            raise  # the client left; before OSError, which it is, too
+        except TimeoutError:
+            logger.info("the client stopped reading %s", file.id)
+            reset(request)
+        except (OSError, FileServiceError):
+            extra = {"code": BlobMissing.code}
+            logger.exception("download of %s broke off", file.id, extra=extra)
+            reset(request)
+    return response
+
+
+async def _send_segment(
+    request: web.Request,
+    response: web.StreamResponse,
+    file: File,
+    blob: BinaryIO | None,
+    segment: Segment,
+) -> None:
+    if isinstance(segment, bytes):
+        await response.write(segment)
+    elif blob is None or not await _send_span(request, blob, segment):
+        await _copy_span(request, response, file, segment)
+
+
+async def _send_span(request: web.Request, blob: BinaryIO, span: range) -> bool:
+    """Have the kernel send the span; False, and nothing sent, where the loop cannot ask it to."""
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client left")
+    try:
+        # A reader that stops is the kernel's to notice, by the server's TCP_USER_TIMEOUT.
+        loop = asyncio.get_running_loop()
+        sent = await loop.sendfile(transport, blob, span.start, len(span))
+    except NotImplementedError:  # uvloop
+        return False
+    if sent != len(span):
+        raise BlobMissing("The blob shrank while it was sent.")
+    return True
+
+
+async def _copy_span(
+    request: web.Request, response: web.StreamResponse, file: File, span: range
+) -> None:
+    """Read the span and write it, a chunk at a time; TimeoutError where nobody takes it."""
+    idle_seconds = request.app[IDLE_SECONDS]
+    loop = asyncio.get_running_loop()
+    async with (
+        aclosing(request.app[FILES].read(file, span.start, span.stop)) as chunks,
+        asyncio.timeout(idle_seconds) as patience,
+    ):
+        async for chunk in chunks:
+            await response.write(chunk)
+            patience.reschedule(loop.time() + idle_seconds)
+
+
+def reset(request: web.Request) -> None:
+    """Reset the connection, so that nothing that follows is taken for the rest of this answer."""
+    transport = request.transport
+    if transport is not None:
+        # Zero seconds of lingering make it a RST: even a client that ignores lengths sees it.
+        transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        transport.abort()

@@ -75,6 +75,27 @@ class PreconditionFailed(FileServiceError):
     title = "The file does not meet the request's conditions"
 
 
+class UnknownExpectation(FileServiceError):
+    """An Expect header that asks for something else than 100-continue."""
+
+    code = "unknown-expectation"
+    title = "The request expects what the service does not do"
+
+
+class UnknownCoding(FileServiceError):
+    """A Transfer-Encoding other than chunked alone: what the bytes mean cannot be known."""
+
+    code = "unknown-transfer-coding"
+    title = "The transfer coding is not supported"
+
+
+class UnknownVersion(FileServiceError):
+    """A version of HTTP other than 1.0 and 1.1."""
+
+    code = "unknown-http-version"
+    title = "The version of HTTP is not supported"
+
+
 class NoRoom(FileServiceError):
     """The disk, its inodes or a quota is exhausted."""
 

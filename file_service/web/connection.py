@@ -6,12 +6,17 @@ client still waits for; and a body whose framing breaks leaves its handler waiti
 
 import asyncio
 import logging
+from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 from aiohttp import EMPTY_PAYLOAD, StreamReader, web
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import _ErrInfo
+from multidict import CIMultiDictProxy
 
 from file_service.errors import CutShort
+from file_service.web.keys import EXPECTED
 from file_service.web.render import render_broken_request
 
 logger = logging.getLogger(__name__)
@@ -91,11 +96,29 @@ class Connection(web.RequestHandler):
 
 
 class Server(web.Server):
-    """Makes our Connections where aiohttp's server makes its own."""
+    """Makes our Connections, and requests that are continued when their body is read."""
 
     def __call__(self) -> Connection:
         """Make the protocol of a new connection."""
         return Connection(self, loop=self._loop, **self._kwargs)
+
+    def set_request_factory(self, make: Callable[..., web.BaseRequest]) -> None:
+        """Make requests by `make`, without their Expect header: `body` answers it in its time.
+
+        aiohttp sends 100 before it asks any handler, on unknown routes, too.
+        """
+
+        def make_without_expect(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+            expected = message.headers.get("Expect")
+            if expected is None:
+                return make(message, *rest)
+            headers = message.headers.copy()
+            headers.popall("Expect")
+            request = make(message._replace(headers=CIMultiDictProxy(headers)), *rest)
+            request[EXPECTED] = expected
+            return request
+
+        self.request_factory = make_without_expect
 
 
 class Runner(web.AppRunner):
@@ -105,9 +128,6 @@ class Runner(web.AppRunner):
         made = await super()._make_server()
         # handler_cancellation stays off: a handler ends by the error of its body or its answer,
         # at a place where it can put things in order, not wherever it happens to wait.
-        return Server(
-            made.request_handler,
-            request_factory=made.request_factory,
-            loop=made._loop,
-            **made._kwargs,
-        )
+        server = Server(made.request_handler, loop=made._loop, **made._kwargs)
+        server.set_request_factory(made.request_factory)
+        return server

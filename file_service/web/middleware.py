@@ -9,6 +9,7 @@ from uuid import uuid4
 from aiohttp import web
 
 from file_service import errors
+from file_service.web.body import check_framing, forgo_body
 from file_service.web.keys import REQUEST_ID
 from file_service.web.render import render_http_problem, render_problem
 
@@ -30,6 +31,9 @@ STATUS: dict[type[errors.FileServiceError], int] = {
     errors.TooLarge: 413,
     errors.EncodedContent: 415,
     errors.RangeNotSatisfiable: 416,
+    errors.UnknownExpectation: 417,
+    errors.UnknownCoding: 501,
+    errors.UnknownVersion: 505,
     errors.Unavailable: 503,
     errors.NoRoom: 507,
 }
@@ -85,6 +89,7 @@ def _choose_request_id(sent: str | None) -> str:
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
+        check_framing(request)
         return await handler(request)
     except errors.FileServiceError as error:
         return _render_error(request, error)
@@ -117,6 +122,7 @@ def _render_error(request: web.Request, error: errors.FileServiceError) -> web.R
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if not request.content.is_eof():
         # The rest of the body is not wanted; reading it all to keep the connection costs more.
+        forgo_body(request)
         response.force_close()
     return response
 

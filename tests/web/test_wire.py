@@ -218,3 +218,66 @@ async def test_a_reader_that_stops_is_let_go(
         await wire.reader.read()
     await wire.close()
     assert not [record for record in caplog.records if record.exc_info]
+
+
+EXPECTING = b"Expect: 100-continue\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"POST /files/?filename=.. HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n", 400),
+        (POST + b"Content-Length: 50\r\nContent-Type: @\r\n", 400),
+        (POST + b"Content-Length: 50\r\nContent-Disposition: ;\r\n", 400),
+        (POST + b"Content-Length: 50\r\nContent-Type: multipart/form-data\r\n", 400),
+        (POST + b"Content-Length: 50\r\nContent-Encoding: gzip\r\n", 415),
+        (POST + b"Content-Length: 5000000\r\n", 413),
+        (POST + b"Transfer-Encoding: gzip, chunked\r\n", 501),
+        (b"PUT /files/a/info HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n", 405),
+        (b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n", 404),
+    ],
+)
+async def test_a_refused_upload_that_waits_costs_no_byte_of_its_body(
+    serve: Serve, head: bytes, status: int
+) -> None:
+    wire = await Wire.to(await serve(max_size=1000))
+    await wire.send(head + EXPECTING + b"\r\n")
+    first = await wire.reader.readuntil(b"\r\n")
+    assert first.split(b" ")[1] == str(status).encode()
+    rest = await asyncio.wait_for(wire.reader.read(), 10)
+    assert b"application/problem+json" in rest
+    await wire.close()
+
+
+async def test_an_upload_that_is_admitted_is_continued_once(wire: Wire) -> None:
+    await wire.send(POST + b"Content-Length: 5\r\n" + EXPECTING + b"\r\n")
+    assert await wire.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await wire.send(b"hello")
+    head = await wire.reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 201")
+    assert len(await wire.reader.readexactly(36)) == 36
+    await wire.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await wire.receive()).status == 200
+
+
+async def test_an_old_client_is_not_continued(wire: Wire) -> None:
+    head = b"POST /files/ HTTP/1.0\r\nContent-Length: 5\r\n" + EXPECTING + b"\r\n"
+    await wire.send(head, b"hello")
+    assert (await wire.reader.readuntil(b"\r\n")).split(b" ")[1] == b"201"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (POST + b"Content-Length: 5\r\nExpect: something\r\n\r\nhello", 417),
+        (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 501),
+        (POST + b"Transfer-Encoding: identity, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 501),
+        (b"GET /healthz HTTP/2.0\r\nHost: x\r\n\r\n", 505),
+    ],
+)
+async def test_framing_that_is_not_understood_is_refused(
+    wire: Wire, leftovers: Leftovers, head: bytes, status: int
+) -> None:
+    await wire.send(head)
+    assert (await wire.receive()).status == status
+    assert leftovers.files() == []

@@ -29,6 +29,30 @@ class CutShort(FileServiceError):
     title = "The body ended before it was complete"
 
 
+class DigestMismatch(FileServiceError):
+    """Bytes that are not those the sender says they are."""
+
+    code = "digest-mismatched-values"
+    title = "The digest does not match the content"
+
+    def __init__(self, algorithm: str) -> None:
+        super().__init__(f"The {algorithm} of what arrived is not the one that was sent with it.")
+
+
+class DigestUnsupported(FileServiceError):
+    """A digest of none of the algorithms the service knows: it could not be verified."""
+
+    code = "digest-unsupported-algorithms"
+    title = "The algorithms of the digest are not supported"
+
+
+class DigestInvalid(FileServiceError):
+    """A digest header that is no dictionary of byte sequences, or of the wrong length."""
+
+    code = "digest-invalid-values"
+    title = "The digest header is malformed"
+
+
 class Stalled(FileServiceError):
     """A client that has sent nothing for too long."""
 

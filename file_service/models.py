@@ -20,11 +20,14 @@ class NewUpload:
     media_type: str | None = None
     length: int | None = None
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    # By RFC 9530's names of algorithms: what the bytes must hash to, and what is to be kept.
+    digests: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    wanted_digests: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """What users have: a name and immutable bytes. `size` in bytes, `sha256` in hex."""
+    """What users have: a name and immutable bytes. `size` in bytes, digests in hex."""
 
     id: str
     name: str
@@ -33,6 +36,13 @@ class File:
     sha256: str
     created_at: datetime
     metadata: Mapping[str, str]
+    sha512: str | None = None
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digests that are known, in hex, by RFC 9530's names."""
+        known = {"sha-256": self.sha256, "sha-512": self.sha512}
+        return {name: digest for name, digest in known.items() if digest is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ file = sa.Table(
     sa.Column("metadata", Json, nullable=False),
     # 'ready', or 'aborted': a fence, which keeps the id of a lost upload from ever becoming a file.
     sa.Column("state", sa.String(8), nullable=False, server_default="ready"),
+    sa.Column("sha512", sa.String(128), nullable=True),
 )
 
 # Blobs whose row is gone and whose bytes may not be yet.

@@ -86,7 +86,9 @@ class _Batch:
         """Write one file's bytes to the stage, durably, and measure them."""
         check_size(new.length, self._max_size)
         key = str(uuid4())
-        measured = Measured(chunks, limit=self._max_size)
+        measured = Measured(
+            chunks, limit=self._max_size, expected=new.digests, wanted=new.wanted_digests
+        )
         self._staged.append(key)
         await self._store.append(key, 0, measured)
         name = new.name or key
@@ -95,7 +97,8 @@ class _Batch:
             name=name,
             size=measured.size,
             media_type=new.media_type or guess_media_type(name),
-            sha256=measured.sha256,
+            sha256=measured.hexdigest("sha-256") or "",
+            sha512=measured.hexdigest("sha-512"),
             created_at=datetime.now(UTC),
             metadata=new.metadata,
         )

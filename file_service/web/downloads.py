@@ -7,7 +7,7 @@ from aiohttp import web
 from file_service.errors import PreconditionFailed
 from file_service.models import File
 from file_service.web.conditions import Verdict, is_range_current, judge
-from file_service.web.headers import format_etag, parse_media_type
+from file_service.web.headers import format_etag, parse_media_type, parse_wanted_digests
 from file_service.web.keys import FILES
 from file_service.web.ranges import format_content_range, parse_ranges
 from file_service.web.render import format_file_headers
@@ -26,7 +26,11 @@ SHOWABLE = frozenset({
 async def get_file(request: web.Request) -> web.StreamResponse:
     """Send a file, or the parts of it that are asked for, where the preconditions allow."""
     file = await request.app[FILES].get(request.match_info["id"])
-    headers = format_file_headers(file, disposition=_choose_disposition(request, file))
+    headers = format_file_headers(
+        file,
+        disposition=_choose_disposition(request, file),
+        wanted=parse_wanted_digests(request.headers.get("Want-Repr-Digest")),
+    )
     match judge(request.headers, format_etag(file.sha256), file.created_at):
         case Verdict.FAILED:
             raise PreconditionFailed("The file is not the one, or not as old, as you require.")

@@ -3,13 +3,13 @@
 import base64
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
 from urllib.parse import quote, unquote_to_bytes
 
-from file_service.errors import Malformed
+from file_service.errors import DigestInvalid, DigestUnsupported, Malformed
 
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  # RFC 9110 §5.6.2
 _QUOTED = r'"(?:[^"\\]|\\.)*"'  # RFC 9110 §5.6.4
@@ -26,6 +26,13 @@ _ATTR_CHARS = "!#$&+-.^_`|~"
 _LONGEST_MEDIA_TYPE = 255
 _LONGEST_SAVED_NAME = 255  # bytes: what a file on most systems may be called
 _LONGEST_EXTENSION = 32
+
+DIGEST_SIZES = {"sha-256": 32, "sha-512": 64}  # bytes
+
+# Members of a structured dictionary (RFC 9651 §3.2), whose parameters mean nothing to us.
+_PARAMETERS = r"(?:\s*;\s*[a-z*][a-z0-9_.*-]*(?:=[^,;]*)?)*"
+_DIGEST = re.compile(rf"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):{_PARAMETERS}")
+_WANTED = re.compile(rf"([a-z*][a-z0-9_.*-]*)=([0-9]|10){_PARAMETERS}")
 
 # Bidirectional controls and characters without width let a name look like another one. The joiners
 # of emoji sequences and of Persian are kept where they join: between characters beyond ASCII.
@@ -181,9 +188,52 @@ def clean_name(name: str) -> str:
     return stem.encode()[:room].decode(errors="ignore") + dot + extension or "file"
 
 
-def format_digest(sha256: str) -> str:
-    """Write a hexadecimal SHA-256 as the value of a Repr-Digest (RFC 9530 §2)."""
-    return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
+def parse_digests(value: str | None) -> dict[str, bytes]:
+    """Return the digests of a Content-Digest or Repr-Digest (RFC 9530 §2, §3) that we can verify.
+
+    DigestInvalid for what is no dictionary of byte sequences, DigestUnsupported where it names no
+    algorithm that we know.
+    """
+    if value is None:
+        return {}
+    members = [_DIGEST.fullmatch(member.strip()) for member in value.split(",")]
+    known = {}
+    for member in members:
+        if member is None:
+            raise DigestInvalid("A digest header is a list of algorithm=:base64: pairs.")
+        if member[1] in DIGEST_SIZES:
+            known[member[1]] = _decode_digest(member[1], member[2])
+    if not known:
+        raise DigestUnsupported(f"The service verifies {' and '.join(DIGEST_SIZES)}.")
+    return known
+
+
+def _decode_digest(algorithm: str, text: str) -> bytes:
+    try:
+        digest = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise DigestInvalid(f"The {algorithm} is not base64.") from None
+    if len(digest) != DIGEST_SIZES[algorithm]:
+        raise DigestInvalid(f"A {algorithm} has {DIGEST_SIZES[algorithm]} bytes.")
+    return digest
+
+
+def parse_wanted_digests(value: str | None) -> list[str]:
+    """Return the algorithms of a Want-Repr-Digest that we know, the most wanted first (§4)."""
+    wanted = []
+    for member in (value or "").split(","):
+        match = _WANTED.fullmatch(member.strip())
+        if match is not None and match[1] in DIGEST_SIZES and int(match[2]) > 0:
+            wanted.append((int(match[2]), match[1]))
+    return [name for _, name in sorted(wanted, key=lambda each: -each[0])]
+
+
+def format_digests(digests: Mapping[str, str]) -> str:
+    """Write hexadecimal digests as the value of a Repr-Digest (RFC 9530 §3)."""
+    return ", ".join(
+        f"{name}=:{base64.b64encode(bytes.fromhex(digest)).decode()}:"
+        for name, digest in digests.items()
+    )
 
 
 def format_etag(sha256: str) -> str:

@@ -10,13 +10,16 @@ from aiohttp import web
 from file_service.errors import FileServiceError, Malformed
 from file_service.models import File
 from file_service.web.headers import (
-    format_digest,
+    format_digests,
     format_disposition,
     format_etag,
     format_http_date,
     is_json_preferred,
 )
 from file_service.web.keys import REQUEST_ID
+
+# The problem types of digests are registered (draft-ietf-httpapi-digest-fields-problem-types).
+REGISTERED = "https://iana.org/assignments/http-problem-types#"
 
 
 def render_created(request: web.Request, files: Sequence[File]) -> web.Response:
@@ -28,7 +31,7 @@ def render_created(request: web.Request, files: Sequence[File]) -> web.Response:
     headers |= {
         "Location": format_path(file),
         "ETag": format_etag(file.sha256),
-        "Repr-Digest": format_digest(file.sha256),
+        "Repr-Digest": format_digests(file.digests),
     }
     if is_json_preferred(request.headers.get("Accept")):
         return render_json(format_file(file), status=201, headers=headers)
@@ -54,7 +57,7 @@ def format_file(file: File) -> dict[str, Any]:
         "name": file.name,
         "size": file.size,
         "media_type": file.media_type,
-        "digest": format_digest(file.sha256),
+        "digest": format_digests({"sha-256": file.sha256}),
         "created_at": file.created_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "metadata": dict(file.metadata),
         "url": format_path(file),
@@ -66,14 +69,17 @@ def format_path(file: File) -> str:
     return f"/files/{file.id}/"
 
 
-def format_file_headers(file: File, *, disposition: str) -> dict[str, str]:
-    """Return the headers of a file's bytes, Content-Length aside."""
+def format_file_headers(
+    file: File, *, disposition: str, wanted: Sequence[str] = ()
+) -> dict[str, str]:
+    """Return the headers of a file's bytes, Content-Length aside, with the digests `wanted`."""
+    digests = {name: file.digests[name] for name in wanted if name in file.digests}
     return {
         "Content-Type": file.media_type,
         "Content-Disposition": format_disposition(file.name, disposition=disposition),
         "ETag": format_etag(file.sha256),
         "Last-Modified": format_http_date(file.created_at),
-        "Repr-Digest": format_digest(file.sha256),
+        "Repr-Digest": format_digests(digests or {"sha-256": file.sha256}),
         "Accept-Ranges": "bytes",
         # A stored file is never run in the origin of the service, whatever it is.
         "X-Content-Type-Options": "nosniff",
@@ -122,7 +128,8 @@ def render_broken_request(request_id: str) -> web.Response:
 def _render_problem(
     code: str, title: str, status: int, detail: str, **members: Any
 ) -> web.Response:
-    problem = {"type": f"/problems/{code}", "title": title, "status": status, "detail": detail}
+    kind = f"{REGISTERED if code.startswith('digest-') else '/problems/'}{code}"
+    problem = {"type": kind, "title": title, "status": status, "detail": detail}
     body = json.dumps(problem | members, ensure_ascii=False).encode()
     return web.Response(
         body=body,

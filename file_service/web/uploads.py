@@ -4,10 +4,17 @@ from collections.abc import AsyncIterator, Mapping
 
 from aiohttp import web
 
+from file_service.core.digests import Measured
 from file_service.core.names import OCTETS, parse_name
+from file_service.errors import DigestMismatch
 from file_service.models import Chunks, NewUpload
 from file_service.web import body, form, render
-from file_service.web.headers import parse_disposition, parse_media_type
+from file_service.web.headers import (
+    parse_digests,
+    parse_disposition,
+    parse_media_type,
+    parse_wanted_digests,
+)
 from file_service.web.keys import UPLOADS
 
 FORM = "multipart/form-data"
@@ -36,7 +43,11 @@ async def put_file(request: web.Request) -> web.Response:
 async def _post_form(request: web.Request) -> web.Response:
     body.check_encoding(request)
     boundary = form.parse_boundary(request.headers["Content-Type"])
-    files = await request.app[UPLOADS].store_all(_parse_form(body.chunks(request), boundary))
+    chunks = _verified(body.chunks(request), _parse_digests(request))
+    wanted = _parse_wanted(request)
+    files = await request.app[UPLOADS].store_all(
+        _parse_form(chunks, boundary, wanted), length=request.content_length
+    )
     return render.render_created(request, files)
 
 
@@ -46,7 +57,27 @@ def _parse_new_upload(request: web.Request, name: str | None) -> NewUpload:
         name=name,
         media_type=_declared(request.headers.get("Content-Type")),
         length=request.content_length,
+        digests=_parse_digests(request),
+        wanted_digests=_parse_wanted(request),
     )
+
+
+def _parse_digests(request: web.Request) -> dict[str, bytes]:
+    """Return what the body must hash to: without a content coding both headers mean the same."""
+    sent = parse_digests(request.headers.get("Content-Digest"))
+    also = parse_digests(request.headers.get("Repr-Digest"))
+    for name in sent.keys() & also.keys():
+        if sent[name] != also[name]:
+            raise DigestMismatch(name)
+    return sent | also
+
+
+def _parse_wanted(request: web.Request) -> frozenset[str]:
+    return frozenset(parse_wanted_digests(request.headers.get("Want-Repr-Digest")))
+
+
+def _verified(chunks: Chunks, digests: Mapping[str, bytes]) -> Chunks:
+    return Measured(chunks, expected=digests) if digests else chunks
 
 
 def _parse_name(request: web.Request) -> str | None:
@@ -62,21 +93,24 @@ def _declared(content_type: str | None) -> str | None:
     return None if media_type in _UNDECLARED or content_type is None else content_type.strip()
 
 
-async def _parse_form(chunks: Chunks, boundary: bytes) -> AsyncIterator[tuple[NewUpload, Chunks]]:
+async def _parse_form(
+    chunks: Chunks, boundary: bytes, wanted: frozenset[str]
+) -> AsyncIterator[tuple[NewUpload, Chunks]]:
     """Yield the files of a form, each with the text fields that came before it."""
     fields: dict[str, str] = {}
     async for part in form.read_parts(chunks, boundary):
         if part.filename is None:
             fields[part.name] = await form.read_text(part, _room(fields, part.name))
         elif part.filename:  # a browser sends an empty name where no file was chosen
-            yield _parse_part(part, fields), part.chunks
+            yield _parse_part(part, fields, wanted), part.chunks
 
 
-def _parse_part(part: form.Part, fields: Mapping[str, str]) -> NewUpload:
+def _parse_part(part: form.Part, fields: Mapping[str, str], wanted: frozenset[str]) -> NewUpload:
     return NewUpload(
         name=parse_name(part.filename or ""),
         media_type=_declared(part.content_type),
         metadata=dict(fields),
+        wanted_digests=wanted,
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from file_service.web.headers import format_digest
+from file_service.web.headers import format_digests
 from tests.conftest import Client, Leftovers
 from tests.wire import Wire
 
@@ -45,7 +45,7 @@ async def test_the_headers_tell_all_of_the_file(client: Client) -> None:
         "attachment; filename=\"report.pdf\"; filename*=UTF-8''report.pdf"
     )
     assert headers["ETag"] == f'"{digest}"'
-    assert headers["Repr-Digest"] == format_digest(digest)
+    assert headers["Repr-Digest"] == format_digests({"sha-256": digest})
     assert headers["Last-Modified"].endswith(" GMT")
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Content-Security-Policy"] == "sandbox; default-src 'none'"

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from file_service.web.headers import format_digest
+from file_service.web.headers import format_digests
 from tests.conftest import Client, Leftovers
 
 
@@ -25,7 +25,7 @@ async def test_info_is_the_file_as_json(client: Client, slash: str) -> None:
         "name": "a.txt",
         "size": 7,
         "media_type": "text/plain",
-        "digest": format_digest(hashlib.sha256(b"content").hexdigest()),
+        "digest": format_digests({"sha-256": hashlib.sha256(b"content").hexdigest()}),
         "metadata": {},
         "url": f"/files/{file_id}/",
     }

@@ -9,7 +9,7 @@ from file_service.errors import Malformed
 from file_service.web import headers
 from file_service.web.headers import (
     clean_name,
-    format_digest,
+    format_digests,
     format_disposition,
     format_http_date,
     is_json_preferred,
@@ -227,7 +227,10 @@ def test_json_is_sent_where_accept_prefers_it(accept: str | None, expected: bool
 def test_a_digest_is_a_structured_field_in_base64() -> None:
     # The SHA-256 of nothing, as in RFC 9530's spirit: 32 bytes, 44 characters.
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    assert format_digest(empty) == "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"
+    assert (
+        format_digests({"sha-256": empty})
+        == "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"
+    )
 
 
 def test_an_http_date_is_in_gmt() -> None:

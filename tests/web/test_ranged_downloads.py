@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from file_service.web.headers import format_digest
+from file_service.web.headers import format_digests
 from tests.conftest import Client
 
 BODY = os.urandom(100_000)
@@ -44,7 +44,7 @@ async def test_one_range_is_sent_as_206_with_the_digest_of_the_whole(
     assert response.headers["Content-Length"] == str(stop - start)
     assert response.headers["ETag"] == ETAG
     digest = hashlib.sha256(BODY).hexdigest()
-    assert response.headers["Repr-Digest"] == format_digest(digest)
+    assert response.headers["Repr-Digest"] == format_digests({"sha-256": digest})
 
 
 async def test_several_ranges_are_sent_as_multipart(client: Client, path: str) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 from aiohttp import FormData
 
-from file_service.web.headers import format_digest
+from file_service.web.headers import format_digests
 from tests.conftest import Client, Leftovers
 
 Serve = Callable[..., Awaitable[Client]]
@@ -63,7 +63,7 @@ async def test_a_raw_body_with_a_length_becomes_a_file(client: Client, data: byt
     file = await upload(client, data=data)
     assert await content(client, file["id"]) == data
     assert file["size"] == len(data)
-    assert file["digest"] == format_digest(hashlib.sha256(data).hexdigest())
+    assert file["digest"] == format_digests({"sha-256": hashlib.sha256(data).hexdigest()})
 
 
 async def test_a_chunked_body_becomes_a_file(client: Client) -> None:
@@ -85,7 +85,7 @@ async def test_the_answer_is_the_bare_id_with_where_it_is_and_what_it_is(client:
         assert response.content_type == "text/plain"
         assert response.headers["Location"] == f"/files/{body}/"
         assert response.headers["ETag"] == f'"{digest}"'
-        assert response.headers["Repr-Digest"] == format_digest(digest)
+        assert response.headers["Repr-Digest"] == format_digests({"sha-256": digest})
         assert "Accept" in response.headers["Vary"]
     assert (await info(client, body))["id"] == body
 

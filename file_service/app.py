@@ -19,8 +19,9 @@ from file_service.core.health import Health
 from file_service.core.upkeep import Upkeep
 from file_service.core.uploads import Uploads
 from file_service.errors import StartupError, Unavailable
-from file_service.web.keys import FILES, HEALTH, IDLE_SECONDS, UPLOADS
+from file_service.web.keys import FILES, HEALTH, LIMITS, PUBLIC, UPLOADS, Limits, Public
 from file_service.web.middleware import name_answer, watch
+from file_service.web.origins import allow_origin
 from file_service.web.routes import add_routes
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,17 @@ def build_app(settings: Settings, identity: str) -> web.Application:
     """Return the application; what it holds is opened when it starts and closed when it ends."""
     app = web.Application(middlewares=[watch])
     app.on_response_prepare.append(name_answer)
-    app[IDLE_SECONDS] = settings.idle_seconds
+    app.on_response_prepare.append(allow_origin)
+    app[LIMITS] = Limits(
+        idle_seconds=settings.idle_seconds,
+        form_parts=settings.max_form_parts,
+        form_fields=settings.max_form_fields,
+    )
+    app[PUBLIC] = Public(
+        url=settings.public_url,
+        origins=frozenset(settings.cors_origins),
+        proxies=settings.trusted_proxies,
+    )
     add_routes(app)
 
     async def hold_parts(app: web.Application) -> AsyncIterator[None]:

@@ -82,6 +82,15 @@ def _add_serve_flags(parser: argparse.ArgumentParser) -> None:
     add("--max-size", help="bytes one file may have (unlimited)")
     add("--grace-seconds", help="time for requests to end at a stop (30)")
     add("--idle-seconds", help="silence after which a client is taken for gone (60)")
+    add("--head-seconds", help="time for a request's headers to arrive (20)")
+    add("--keepalive-seconds", help="time an idle connection is kept (75)")
+    add("--max-connections", help="connections at once (a third of the file descriptors)")
+    add("--max-header", help="bytes of the request line, and of one header field (64KiB)")
+    add("--max-form-parts", help="parts one form may have (1000)")
+    add("--max-form-fields", help="bytes of all text fields of one form (64KiB)")
+    add("--public-url", help="what links begin with, behind a proxy")
+    add("--cors-origins", help="origins whose pages may use the service, by commas (none)")
+    add("--trusted-proxies", help="proxies whose forwarded addresses are believed (none)")
     add("--log-level", help="debug, info, warning or error (info)")
 
 

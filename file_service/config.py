@@ -2,13 +2,14 @@
 
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.types import ByteSize
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from file_service.errors import StartupError
 
@@ -34,6 +35,21 @@ def _with_driver(url: Any) -> Any:
     return f"{scheme}://{rest}"
 
 
+def _without_slash(url: Any) -> Any:
+    """Take the address that links begin with; a path below it is kept."""
+    if url and re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", str(url)) is None:
+        raise ValueError("not an http:// or https:// address without a query")
+    return str(url).rstrip("/")
+
+
+def _split(value: Any) -> Any:
+    return (
+        [each.strip() for each in value.split(",") if each.strip()]
+        if isinstance(value, str)
+        else value
+    )
+
+
 def _none_when_empty(value: Any) -> Any:
     return None if value == "" else value
 
@@ -57,6 +73,19 @@ class Settings(BaseSettings):
     max_size: Annotated[ByteSize | None, BeforeValidator(_none_when_empty)] = None
     grace_seconds: float = Field(default=30.0, ge=0)
     idle_seconds: float = Field(default=60.0, gt=0)
+    head_seconds: float = Field(default=20.0, gt=0)
+    keepalive_seconds: float = Field(default=75.0, gt=0)
+    max_connections: Annotated[int | None, BeforeValidator(_none_when_empty)] = Field(
+        default=None, ge=1
+    )
+    max_header: ByteSize = Field(default=ByteSize(64 * 1024), ge=1024, le=1024 * 1024)
+    max_form_parts: int = Field(default=1000, ge=1)
+    max_form_fields: ByteSize = Field(default=ByteSize(64 * 1024), ge=0)
+    public_url: Annotated[str, BeforeValidator(_without_slash)] = ""
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
+    trusted_proxies: Annotated[
+        tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)
+    ] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -16,15 +17,13 @@ from file_service.app import build_app
 from file_service.config import Settings
 from file_service.errors import StartupError
 from file_service.logs import structured_logs
-from file_service.web.connection import Runner
+from file_service.web.connection import ConnectionLimits, Runner
 from file_service.web.keys import HEALTH
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 1024
-KEEPALIVE_SECONDS = 75
 LINGERING_SECONDS = 5
-LONGEST_HEADER = 64 * 1024
 # aiohttp holds up to twice this much of a body, and one receive more, for each upload.
 READ_BUFFER = 64 * 1024
 # A worker that dies at once, again and again, must not eat the machine.
@@ -126,16 +125,25 @@ def make_runner(app: web.Application, settings: Settings) -> Runner:
     """Return the runner of `app` with the limits and times of the service."""
     return Runner(
         app,
+        limits=ConnectionLimits(
+            most=settings.max_connections or choose_max_connections(),
+            head_seconds=settings.head_seconds,
+        ),
         access_log=None,
         # Stored bytes are the bytes sent: a Content-Encoding is refused, never undone.
         auto_decompress=False,
-        keepalive_timeout=KEEPALIVE_SECONDS,
-        max_line_size=LONGEST_HEADER,
-        max_field_size=LONGEST_HEADER,
+        keepalive_timeout=settings.keepalive_seconds,
+        max_line_size=settings.max_header,
+        max_field_size=settings.max_header,
         lingering_time=LINGERING_SECONDS,
         read_bufsize=READ_BUFFER,
         shutdown_timeout=settings.grace_seconds,
     )
+
+
+def choose_max_connections() -> int:
+    """Return how many connections leave each of them a stage or a blob, and some for the rest."""
+    return max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 64) // 3)
 
 
 def _work(settings: Settings, identity: str, sock: socket.socket, parent: int) -> None:

@@ -18,6 +18,15 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "max_size": None,
         "grace_seconds": 30.0,
         "idle_seconds": 60.0,
+        "head_seconds": 20.0,
+        "keepalive_seconds": 75.0,
+        "max_connections": None,
+        "max_header": 64 * 1024,
+        "max_form_parts": 1000,
+        "max_form_fields": 64 * 1024,
+        "public_url": "",
+        "cors_origins": (),
+        "trusted_proxies": (),
         "log_level": "info",
     }
 

@@ -14,7 +14,7 @@ from file_service.errors import (
     UnknownExpectation,
     UnknownVersion,
 )
-from file_service.web.keys import EXPECTED, IDLE_SECONDS
+from file_service.web.keys import EXPECTED, LIMITS
 
 # Network reads are gathered up to this size before they are hashed and written: the hop to the
 # disk thread costs the same for 16 KiB and for 256.
@@ -84,7 +84,7 @@ async def chunks(request: web.Request) -> AsyncIterator[bytes]:
 
 
 async def _read(request: web.Request) -> bytes:
-    idle_seconds = request.app[IDLE_SECONDS]
+    idle_seconds = request.app[LIMITS].idle_seconds
     try:
         # Of silence, not in all: a slow gigabyte is welcome.
         async with asyncio.timeout(idle_seconds):

@@ -7,6 +7,7 @@ client still waits for; and a body whose framing breaks leaves its handler waiti
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -25,24 +26,68 @@ logger = logging.getLogger(__name__)
 CUT_SECONDS = 1.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """How many connections there may be, and how long the head of a request may take."""
+
+    most: int
+    head_seconds: float
+
+
 class Connection(web.RequestHandler):
     """aiohttp's protocol of one connection, with an answer also for what cannot be parsed."""
 
-    __slots__ = ("_body",)
+    __slots__ = ("_body", "_head_timer", "_limits")
 
     # The body of the request parsed last: the only one that can still be on its way.
     _body: StreamReader
+    # Runs while a request's head is arriving.
+    _head_timer: asyncio.TimerHandle | None
+    _limits: ConnectionLimits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin without a body."""
-        self._body = EMPTY_PAYLOAD
+        """Begin without a body; one connection too many ends at once."""
+        manager = self._manager
+        if not isinstance(manager, Server):
+            raise TypeError("a Connection belongs to a Server")
+        self._body, self._head_timer, self._limits = EMPTY_PAYLOAD, None, manager.limits
         super().connection_made(transport)
+        if len(manager.connections) > self._limits.most:
+            manager.refuse(self)
+        else:
+            self._expect_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the timer with the connection."""
+        self._forget_head()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self._loop.call_later(self._limits.head_seconds, self._drop_head)
+
+    def _forget_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _drop_head(self) -> None:
+        """Close a connection whose next request does not arrive whole, however it drips."""
+        self._head_timer = None
+        if self._is_idle():
+            self.force_close()
+
+    def _is_idle(self) -> bool:
+        return self._waiter is not None and not self._waiter.done() and not self._messages
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; an error it meets inside a body belongs to that body's request."""
         super().data_received(data)
         if not self._messages:
+            if data and self._is_idle():
+                self._expect_head()
             return
+        self._forget_head()
         message, body = self._messages[-1]
         if not isinstance(message, _ErrInfo):
             self._body = body
@@ -53,8 +98,7 @@ class Connection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp narrows asyncio's bool|None
         """Keep a half-closed connection open while an answer is owed (RFC 9112 §9.6)."""
-        is_idle = self._waiter is not None and not self._waiter.done()
-        if is_idle and not self._messages:
+        if self._is_idle():
             return False
         if not self._body.is_eof():
             self._break_body("The client stopped sending before the body's end.")
@@ -98,6 +142,19 @@ class Connection(web.RequestHandler):
 class Server(web.Server):
     """Makes our Connections, and requests that are continued when their body is read."""
 
+    def __init__(self, handler: Any, *, limits: ConnectionLimits, **kwargs: Any) -> None:
+        super().__init__(handler, **kwargs)
+        self.limits = limits
+        self._refusals_told_at = float("-inf")
+
+    def refuse(self, connection: Connection) -> None:
+        """Close a connection that is one too many; a flood of them is one log line a second."""
+        connection.force_close()
+        now = self._loop.time()
+        if now - self._refusals_told_at >= 1:
+            self._refusals_told_at = now
+            logger.warning("too many connections", extra={"most": self.limits.most})
+
     def __call__(self) -> Connection:
         """Make the protocol of a new connection."""
         return Connection(self, loop=self._loop, **self._kwargs)
@@ -124,10 +181,14 @@ class Server(web.Server):
 class Runner(web.AppRunner):
     """Runs an application behind our Server."""
 
+    def __init__(self, app: web.Application, *, limits: ConnectionLimits, **kwargs: Any) -> None:
+        super().__init__(app, **kwargs)
+        self._limits = limits
+
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         # handler_cancellation stays off: a handler ends by the error of its body or its answer,
         # at a place where it can put things in order, not wherever it happens to wait.
-        server = Server(made.request_handler, loop=made._loop, **made._kwargs)
+        server = Server(made.request_handler, limits=self._limits, loop=made._loop, **made._kwargs)
         server.set_request_factory(made.request_factory)
         return server

@@ -9,7 +9,7 @@ from file_service.web.render import format_file, render_json
 async def get_info(request: web.Request) -> web.Response:
     """Answer with the file as JSON."""
     file = await request.app[FILES].get(request.match_info["id"])
-    return render_json(format_file(file))
+    return render_json(format_file(request, file))
 
 
 async def delete_file(request: web.Request) -> web.Response:

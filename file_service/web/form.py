@@ -15,9 +15,7 @@ from file_service.web.headers import (
 )
 
 LONGEST_HEADERS = 8 * 1024  # bytes of one part's header fields
-LONGEST_FIELDS = 64 * 1024  # bytes of all text fields together
 LONGEST_MARGIN = 64 * 1024  # bytes before the first and after the last boundary
-MOST_PARTS = 1000
 
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
 _FIELD = re.compile(rf"({TOKEN}):[ \t]*([^\r\n]*)")
@@ -43,8 +41,8 @@ def parse_boundary(content_type: str) -> bytes:
     return boundary.encode()
 
 
-async def read_parts(chunks: Chunks, boundary: bytes) -> AsyncIterator[Part]:
-    """Yield the parts of a form; what a part's reader leaves unread is passed over.
+async def read_parts(chunks: Chunks, boundary: bytes, most: int) -> AsyncIterator[Part]:
+    """Yield the parts of a form, at most `most`; what a part's reader leaves is passed over.
 
     Raises Malformed for what is no form, CutShort where the last boundary does not come, and
     TooLarge for parts, headers or margins beyond the limits above.
@@ -54,8 +52,8 @@ async def read_parts(chunks: Chunks, boundary: bytes) -> AsyncIterator[Part]:
     count = 0
     while await form.has_next():
         count += 1
-        if count > MOST_PARTS:
-            raise TooLarge(f"A form may have at most {MOST_PARTS} parts.")
+        if count > most:
+            raise TooLarge(f"A form may have at most {most} parts.")
         part = await form.read_head()
         yield part
         async for _ in part.chunks:
@@ -64,12 +62,12 @@ async def read_parts(chunks: Chunks, boundary: bytes) -> AsyncIterator[Part]:
 
 
 async def read_text(part: Part, room: int) -> str:
-    """Return a text field's value; TooLarge where it has more than `room` bytes."""
+    """Return a text field's value; TooLarge where it has more than the `room` bytes left."""
     value = bytearray()
     async for chunk in part.chunks:
         value += chunk
         if len(value) > room:
-            raise TooLarge(f"The text fields of a form may have at most {LONGEST_FIELDS} bytes.")
+            raise TooLarge("The text fields of the form are too long.")
     try:
         text = value.decode()
     except UnicodeDecodeError:

@@ -124,6 +124,14 @@ def is_json_preferred(accept: str | None) -> bool:
     return json is not None and json[0] > 0 and (text is None or json > text)
 
 
+def is_html_preferred(accept: str | None) -> bool:
+    """Whether an Accept header asks for HTML by name, as a browser that opened a link does."""
+    ranges = [_parse_range(each, at) for at, each in enumerate((accept or "").split(","))]
+    weights = {name: rank[0] for name, rank in reversed(ranges)}
+    html = weights.get("text/html", 0.0)
+    return html > 0 and html >= weights.get("application/problem+json", 0.0)
+
+
 def _parse_range(text: str, position: int) -> tuple[str, tuple[float, int, int]]:
     name, _, parameters = text.partition(";")
     name = name.strip().lower()

@@ -1,4 +1,7 @@
-"""What the handlers find in the application."""
+"""What the handlers find in the application and on a request."""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 
 from aiohttp import web
 
@@ -6,9 +9,30 @@ from file_service.core.files import Files
 from file_service.core.health import Health
 from file_service.core.uploads import Uploads
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one request may ask for; sizes in bytes."""
+
+    idle_seconds: float = 60.0
+    form_parts: int = 1000
+    form_fields: int = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Public:
+    """How the service is seen from outside: its address, the pages and proxies it trusts."""
+
+    url: str = ""
+    origins: frozenset[str] = frozenset()
+    proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+
+
 UPLOADS = web.AppKey("uploads", Uploads)
 FILES = web.AppKey("files", Files)
 HEALTH = web.AppKey("health", Health)
-IDLE_SECONDS = web.AppKey("idle_seconds", float)
+LIMITS = web.AppKey("limits", Limits)
+PUBLIC = web.AppKey("public", Public)
+
 EXPECTED = web.RequestKey("expected", str)
 REQUEST_ID = web.RequestKey("request_id", str)

@@ -11,6 +11,8 @@ from aiohttp import web
 from file_service import errors
 from file_service.web.body import check_framing, forgo_body
 from file_service.web.keys import REQUEST_ID
+from file_service.web.origins import is_preflight, render_preflight
+from file_service.web.proxies import find_client
 from file_service.web.render import render_http_problem, render_problem
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
                 "status": status,
                 "size": size,
                 "seconds": round(time.perf_counter() - started, 6),
-                "remote": request.remote,
+                "remote": find_client(request),
             },
         )
 
@@ -93,7 +95,7 @@ def _choose_request_id(sent: str | None) -> str:
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         check_framing(request)
-        return await handler(request)
+        return render_preflight() if is_preflight(request) else await handler(request)
     except errors.FileServiceError as error:
         return _render_error(request, error)
     except web.HTTPException as error:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from http import HTTPStatus
 from typing import Any
 
@@ -14,9 +15,10 @@ from file_service.web.headers import (
     format_disposition,
     format_etag,
     format_http_date,
+    is_html_preferred,
     is_json_preferred,
 )
-from file_service.web.keys import REQUEST_ID
+from file_service.web.keys import PUBLIC, REQUEST_ID
 
 # The problem types of digests are registered (draft-ietf-httpapi-digest-fields-problem-types).
 REGISTERED = "https://iana.org/assignments/http-problem-types#"
@@ -26,15 +28,17 @@ def render_created(request: web.Request, files: Sequence[File]) -> web.Response:
     """Render 201: the bare id or the file as JSON for one file, a JSON array for several."""
     headers = {"Vary": "Accept"}
     if len(files) > 1:
-        return render_json([format_file(file) for file in files], status=201, headers=headers)
+        return render_json(
+            [format_file(request, file) for file in files], status=201, headers=headers
+        )
     file = files[0]
     headers |= {
-        "Location": format_path(file),
+        "Location": format_url(request, file),
         "ETag": format_etag(file.sha256),
         "Repr-Digest": format_digests(file.digests),
     }
     if is_json_preferred(request.headers.get("Accept")):
-        return render_json(format_file(file), status=201, headers=headers)
+        return render_json(format_file(request, file), status=201, headers=headers)
     return web.Response(text=file.id, status=201, headers=headers)
 
 
@@ -50,7 +54,7 @@ def render_json(
     )
 
 
-def format_file(file: File) -> dict[str, Any]:
+def format_file(request: web.Request, file: File) -> dict[str, Any]:
     """Return a file as the JSON object of the contract."""
     return {
         "id": file.id,
@@ -60,13 +64,13 @@ def format_file(file: File) -> dict[str, Any]:
         "digest": format_digests({"sha-256": file.sha256}),
         "created_at": file.created_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "metadata": dict(file.metadata),
-        "url": format_path(file),
+        "url": format_url(request, file),
     }
 
 
-def format_path(file: File) -> str:
-    """Return the path of a file's bytes, as links and Location show it."""
-    return f"/files/{file.id}/"
+def format_url(request: web.Request, file: File) -> str:
+    """Return where a file's bytes are: below the public address, or a path where none is known."""
+    return f"{request.app[PUBLIC].url}/files/{file.id}/"
 
 
 def format_file_headers(
@@ -96,9 +100,8 @@ def render_problem(
     request: web.BaseRequest, error: FileServiceError, status: int, **members: Any
 ) -> web.Response:
     """Render an error of ours as problem details (RFC 9457)."""
-    return _render_problem(
-        error.code, error.title, status, str(error), request_id=request.get(REQUEST_ID), **members
-    )
+    members = {"request_id": request.get(REQUEST_ID), **members}
+    return _render_problem(request, error.code, error.title, status, str(error), **members)
 
 
 def render_http_problem(
@@ -107,7 +110,8 @@ def render_http_problem(
     """Render what the router says (404, 405) as problem details."""
     phrase = HTTPStatus(status).phrase
     code = phrase.lower().replace(" ", "-")
-    response = _render_problem(code, phrase, status, detail, request_id=request.get(REQUEST_ID))
+    request_id = request.get(REQUEST_ID)
+    response = _render_problem(request, code, phrase, status, detail, request_id=request_id)
     response.headers.update(headers)
     return response
 
@@ -115,6 +119,7 @@ def render_http_problem(
 def render_broken_request(request_id: str) -> web.Response:
     """Render the 400 for bytes that could not be parsed as a request; none of them is echoed."""
     response = _render_problem(
+        None,
         Malformed.code,
         Malformed.title,
         400,
@@ -126,14 +131,38 @@ def render_broken_request(request_id: str) -> web.Response:
 
 
 def _render_problem(
-    code: str, title: str, status: int, detail: str, **members: Any
+    request: web.BaseRequest | None,
+    code: str,
+    title: str,
+    status: int,
+    detail: str,
+    **members: Any,
 ) -> web.Response:
     kind = f"{REGISTERED if code.startswith('digest-') else '/problems/'}{code}"
     problem = {"type": kind, "title": title, "status": status, "detail": detail}
-    body = json.dumps(problem | members, ensure_ascii=False).encode()
+    headers = {"Cache-Control": "no-store", "Vary": "Accept"}
+    if request is not None and is_html_preferred(request.headers.get("Accept")):
+        return _render_page(problem | members, headers)
     return web.Response(
-        body=body,
+        body=json.dumps(problem | members, ensure_ascii=False).encode(),
         status=status,
         content_type="application/problem+json",
-        headers={"Cache-Control": "no-store"},
+        headers=headers,
+    )
+
+
+def _render_page(problem: dict[str, Any], headers: dict[str, str]) -> web.Response:
+    """Render a problem for a person whose browser opened a link."""
+    title, detail = escape(problem["title"]), escape(problem["detail"])
+    page = (
+        f"<!doctype html><meta charset=utf-8><title>{title}</title>"
+        f"<h1>{title}</h1><p>{detail}</p>"
+        f"<p><small>{problem['status']} &middot; {escape(str(problem['request_id']))}</small></p>"
+    )
+    return web.Response(
+        body=page.encode(),
+        status=problem["status"],
+        content_type="text/html",
+        charset="utf-8",
+        headers=headers | {"Content-Security-Policy": "default-src 'none'"},
     )

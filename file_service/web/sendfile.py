@@ -12,7 +12,7 @@ from aiohttp import web
 
 from file_service.errors import BlobMissing, FileServiceError
 from file_service.models import File
-from file_service.web.keys import FILES, IDLE_SECONDS
+from file_service.web.keys import FILES, LIMITS
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ async def _copy_span(
     request: web.Request, response: web.StreamResponse, file: File, span: range
 ) -> None:
     """Read the span and write it, a chunk at a time; TimeoutError where nobody takes it."""
-    idle_seconds = request.app[IDLE_SECONDS]
+    idle_seconds = request.app[LIMITS].idle_seconds
     loop = asyncio.get_running_loop()
     async with (
         aclosing(request.app[FILES].read(file, span.start, span.stop)) as chunks,

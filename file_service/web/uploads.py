@@ -15,7 +15,7 @@ from file_service.web.headers import (
     parse_media_type,
     parse_wanted_digests,
 )
-from file_service.web.keys import UPLOADS
+from file_service.web.keys import LIMITS, UPLOADS
 
 FORM = "multipart/form-data"
 
@@ -44,9 +44,9 @@ async def _post_form(request: web.Request) -> web.Response:
     body.check_encoding(request)
     boundary = form.parse_boundary(request.headers["Content-Type"])
     chunks = _verified(body.chunks(request), _parse_digests(request))
-    wanted = _parse_wanted(request)
+    parts = form.read_parts(chunks, boundary, request.app[LIMITS].form_parts)
     files = await request.app[UPLOADS].store_all(
-        _parse_form(chunks, boundary, wanted), length=request.content_length
+        _parse_parts(request, parts), length=request.content_length
     )
     return render.render_created(request, files)
 
@@ -93,14 +93,16 @@ def _declared(content_type: str | None) -> str | None:
     return None if media_type in _UNDECLARED or content_type is None else content_type.strip()
 
 
-async def _parse_form(
-    chunks: Chunks, boundary: bytes, wanted: frozenset[str]
+async def _parse_parts(
+    request: web.Request, parts: AsyncIterator[form.Part]
 ) -> AsyncIterator[tuple[NewUpload, Chunks]]:
     """Yield the files of a form, each with the text fields that came before it."""
     fields: dict[str, str] = {}
-    async for part in form.read_parts(chunks, boundary):
+    wanted = _parse_wanted(request)
+    most = request.app[LIMITS].form_fields
+    async for part in parts:
         if part.filename is None:
-            fields[part.name] = await form.read_text(part, _room(fields, part.name))
+            fields[part.name] = await form.read_text(part, _room(fields, part.name, most))
         elif part.filename:  # a browser sends an empty name where no file was chosen
             yield _parse_part(part, fields, wanted), part.chunks
 
@@ -114,7 +116,7 @@ def _parse_part(part: form.Part, fields: Mapping[str, str], wanted: frozenset[st
     )
 
 
-def _room(fields: Mapping[str, str], name: str) -> int:
+def _room(fields: Mapping[str, str], name: str, most: int) -> int:
     """Return the bytes left for the value of one more field; never negative."""
     used = sum(len(text.encode()) for pair in fields.items() for text in pair)
-    return max(0, form.LONGEST_FIELDS - used - len(name.encode()))
+    return max(0, most - used - len(name.encode()))

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from aiohttp import web
 
@@ -16,15 +17,20 @@ from file_service.catalogue.queries import Catalogue
 from file_service.config import Settings
 from file_service.core.files import Files
 from file_service.core.health import Health
+from file_service.core.names import is_id
 from file_service.core.upkeep import Upkeep
 from file_service.core.uploads import Uploads
-from file_service.errors import StartupError, Unavailable
+from file_service.errors import CatalogueUnavailable, StartupError, Unavailable
+from file_service.tasks import wait_for_all
 from file_service.web.keys import FILES, HEALTH, LIMITS, PUBLIC, UPLOADS, Limits, Public
 from file_service.web.middleware import name_answer, watch
 from file_service.web.origins import allow_origin
 from file_service.web.routes import add_routes
 
 logger = logging.getLogger(__name__)
+
+SAMPLE = 500  # blobs that tell whose a folder is
+LAST_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +42,50 @@ class Parts:
     upkeep: Upkeep
 
 
-async def prepare(settings: Settings) -> str:
-    """Bring schema and folder in order and see that they belong together.
+async def prepare(settings: Settings, *, is_serving: bool) -> str:
+    """See that schema and folder are in order and belong together; bring them so for serving.
 
     Returns the store's identity; StartupError says in one line what is wrong.
     """
-    is_embedded = settings.embedded_path is not None
-    await schema.prepare(settings.database_url, upgrade=is_embedded)
+    is_upgrading = is_serving and settings.embedded_path is not None
+    await schema.prepare(settings.database_url, upgrade=is_upgrading)
     engine = connect(settings.database_url)
     try:
-        return await _claim_folder(settings, Catalogue(engine))
+        catalogue = Catalogue(engine)
+        await _tell_risks(catalogue)
+        identity = await catalogue.find_store()
+        if identity is None and is_serving:
+            identity = await _claim_folder(settings.dir, catalogue)
+        if identity is None:
+            raise StartupError("the catalogue is new: no folder belongs to it yet")
+        await disk.check_identity(settings.dir, identity)
+        if is_serving:
+            disk.prepare(settings.dir)
+    except CatalogueUnavailable as error:
+        raise StartupError(f"--database-url: {error}") from error
     except (Unavailable, OSError) as error:
         raise StartupError(f"--dir {settings.dir}: {error}") from error
     finally:
         await engine.dispose()
+    return identity
 
 
-async def _claim_folder(settings: Settings, catalogue: Catalogue) -> str:
+async def _tell_risks(catalogue: Catalogue) -> None:
     for risk in await catalogue.find_risks():
         logger.warning(
             "PostgreSQL runs with %s=off: it can lose files that were acknowledged", risk
         )
-    identity = await catalogue.find_store()
-    if identity is None:
-        identity = await catalogue.claim_store(disk.prepare(settings.dir))
-    await disk.check_identity(settings.dir, identity)
-    return identity
+
+
+async def _claim_folder(folder: Path, catalogue: Catalogue) -> str:
+    """Join a catalogue that has no folder yet to one that is empty, or holds its files already.
+
+    A folder of unknown files belongs to another catalogue: they would be swept as orphans.
+    """
+    blobs = disk.find_blobs(folder, SAMPLE)
+    if blobs and not await catalogue.find_known([key for key in blobs if is_id(key)]):
+        raise StartupError(f"--dir {folder}: its files are those of another catalogue")
+    return await catalogue.claim_store(disk.prepare(folder))
 
 
 @asynccontextmanager
@@ -105,6 +129,8 @@ def build_app(settings: Settings, identity: str) -> web.Application:
             yield
             parts.upkeep.stop()
             await upkeep
+            # A request that was cut off may still be publishing, or taking itself back.
+            await wait_for_all(LAST_SECONDS)
 
     app.cleanup_ctx.append(hold_parts)
     return app

@@ -85,8 +85,8 @@ def _add_serve_flags(parser: argparse.ArgumentParser) -> None:
     add("--head-seconds", help="time for a request's headers to arrive (20)")
     add("--keepalive-seconds", help="time an idle connection is kept (75)")
     add("--max-connections", help="connections at once (a third of the file descriptors)")
-    add("--max-header", help="bytes of the request line, and of one header field (64KiB)")
-    add("--max-form-parts", help="parts one form may have (1000)")
+    add("--max-header", help="bytes of the request line, and of one header field (16KiB)")
+    add("--max-form-parts", help="parts one form may have (100)")
     add("--max-form-fields", help="bytes of all text fields of one form (64KiB)")
     add("--public-url", help="what links begin with, behind a proxy")
     add("--cors-origins", help="origins whose pages may use the service, by commas (none)")
@@ -128,7 +128,7 @@ def _bytes(text: str) -> int:
 
 def _serve(settings: Settings, _flags: argparse.Namespace) -> int:
     with structured_logs(settings.log_level):
-        identity = asyncio.run(_prepare(settings))
+        identity = asyncio.run(_prepare(settings, is_serving=True))
     serve(settings, identity)
     return 0
 
@@ -141,7 +141,7 @@ def _migrate(settings: Settings, _flags: argparse.Namespace) -> int:
 
 def _gc(settings: Settings, flags: argparse.Namespace) -> int:
     async def collect() -> Collected:
-        async with open_parts(settings, await _prepare(settings)) as parts:
+        async with open_parts(settings, await _prepare(settings, is_serving=False)) as parts:
             return await parts.upkeep.collect(
                 older_than=flags.older_than, is_dry_run=flags.dry_run, is_all=flags.all
             )
@@ -153,7 +153,7 @@ def _gc(settings: Settings, flags: argparse.Namespace) -> int:
 
 def _scrub(settings: Settings, flags: argparse.Namespace) -> int:
     async def scrub() -> Scrubbed:
-        async with open_parts(settings, await _prepare(settings)) as parts:
+        async with open_parts(settings, await _prepare(settings, is_serving=False)) as parts:
             _, size = await parts.catalogue.count_files()
             # None: no bar where standard error is no terminal.
             with tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar:
@@ -177,16 +177,20 @@ def _report(report: dict[str, Any], *, is_json: bool) -> None:
             sys.stdout.writelines(f"  {key}\n" for key in value)
 
 
-async def _prepare(settings: Settings) -> str:
-    _prepare_folder(settings)
-    _prepare_embedded(settings)
-    return await prepare(settings)
-
-
-def _prepare_folder(settings: Settings) -> None:
-    # Only the default is made: a named folder that is absent is a volume that is not mounted.
-    if settings.dir == DEFAULT_DIR:
+async def _prepare(settings: Settings, *, is_serving: bool) -> str:
+    # Only the defaults are made, and only to serve: a named folder that is absent is a volume that
+    # is not mounted, and gc on a new catalogue would find all the world an orphan.
+    if is_serving and settings.dir == DEFAULT_DIR:
         _make_folder(settings.dir)
+    if is_serving:
+        _prepare_embedded(settings)
+    elif settings.embedded_path is not None and not settings.embedded_path.is_file():
+        raise StartupError(f"--database-url: there is no catalogue {settings.embedded_path}")
+    _check_folder(settings)
+    return await prepare(settings, is_serving=is_serving)
+
+
+def _check_folder(settings: Settings) -> None:
     if not settings.dir.is_dir():
         raise StartupError(f"--dir {settings.dir}: there is no such folder")
     if not os.access(settings.dir, os.R_OK | os.W_OK | os.X_OK):

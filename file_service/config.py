@@ -78,8 +78,8 @@ class Settings(BaseSettings):
     max_connections: Annotated[int | None, BeforeValidator(_none_when_empty)] = Field(
         default=None, ge=1
     )
-    max_header: ByteSize = Field(default=ByteSize(64 * 1024), ge=1024, le=1024 * 1024)
-    max_form_parts: int = Field(default=1000, ge=1)
+    max_header: ByteSize = Field(default=ByteSize(16 * 1024), ge=1024, le=1024 * 1024)
+    max_form_parts: int = Field(default=100, ge=1)
     max_form_fields: ByteSize = Field(default=ByteSize(64 * 1024), ge=0)
     public_url: Annotated[str, BeforeValidator(_without_slash)] = ""
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()

@@ -1,5 +1,7 @@
 """What can go wrong, in the service's own words, each with a stable code; no HTTP."""
 
+from collections.abc import Sequence
+
 
 class FileServiceError(Exception):
     """The base of all our errors: a stable `code`, a constant `title`; str() is the detail."""
@@ -149,14 +151,14 @@ class StoreUnavailable(Unavailable):
 
 
 class OutcomeUnknown(Unavailable):
-    """The connection broke at COMMIT: the file of `file_id` exists wholly or not at all."""
+    """The connection broke at COMMIT: the files of `file_ids` exist, all of them, or none."""
 
     code = "outcome-unknown"
     title = "Whether the file was stored is not known yet"
 
-    def __init__(self, file_id: str, detail: str) -> None:
+    def __init__(self, file_ids: Sequence[str], detail: str) -> None:
         super().__init__(detail)
-        self.file_id = file_id
+        self.file_ids = list(file_ids)
 
 
 class BlobMissing(FileServiceError):

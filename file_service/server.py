@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from aiohttp import web
@@ -28,6 +29,9 @@ LINGERING_SECONDS = 5
 READ_BUFFER = 64 * 1024
 # A worker that dies at once, again and again, must not eat the machine.
 RESTART_SECONDS = 1.0
+DISK_THREADS = 32
+MOST_DESCRIPTORS = 65_536
+
 # What a worker gets on top of the grace time before it is killed.
 KILL_SECONDS = 10.0
 
@@ -39,6 +43,7 @@ def serve(settings: Settings, identity: str) -> None:
 
     StartupError where the address cannot be had.
     """
+    raise_descriptor_limit()
     sockets = bind(settings.host, settings.port, settings.workers)
     for sock in sockets:
         limit_stalled_readers(sock, settings.idle_seconds)
@@ -103,6 +108,8 @@ async def run_worker(
     """Serve on `sock` until told to stop: by a signal, or by the end of the `parent` pipe."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    # Syncs wait for the disk, and must not keep downloads from opening their files.
+    loop.set_default_executor(ThreadPoolExecutor(DISK_THREADS, "disk"))
     for number in _STOP:
         loop.add_signal_handler(number, stop.set)
     if parent is not None:
@@ -141,6 +148,14 @@ def make_runner(app: web.Application, settings: Settings) -> Runner:
     )
 
 
+def raise_descriptor_limit() -> None:
+    """Take all the file descriptors that we may have; the usual soft limit is for select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def choose_max_connections() -> int:
     """Return how many connections leave each of them a stage or a blob, and some for the rest."""
     return max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 64) // 3)
@@ -148,7 +163,11 @@ def choose_max_connections() -> int:
 
 def _work(settings: Settings, identity: str, sock: socket.socket, parent: int) -> None:
     with structured_logs(settings.log_level):
-        asyncio.run(run_worker(settings, identity, sock, parent))
+        try:
+            asyncio.run(run_worker(settings, identity, sock, parent))
+        except Exception:
+            logger.exception("worker failed")
+            raise
 
 
 class Supervisor:
@@ -199,7 +218,9 @@ class Supervisor:
             os._exit(status)  # not through the parent's own way out
 
     def _replace(self, pid: int, status: int) -> None:
-        sock = self._workers.pop(pid)
+        sock = self._workers.pop(pid, None)
+        if sock is None:
+            return  # no child of ours: process 1 of a container inherits them
         # Its thread is gone before the fork: a copy of a process with threads is not safe.
         with structured_logs(self._log_level):
             code = os.waitstatus_to_exitcode(status)
@@ -222,6 +243,6 @@ class Supervisor:
         while self._workers and time.monotonic() < deadline:
             signal.sigtimedwait({signal.SIGCHLD}, 0.1)
             for pid, _ in self._reap():
-                del self._workers[pid]
+                self._workers.pop(pid, None)
         for pid in self._workers:
             os.kill(pid, signal.SIGKILL)

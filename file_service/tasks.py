@@ -2,19 +2,41 @@
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 Result = TypeVar("Result")
 
+# What is still under way, so that a loop that ends can wait for it.
+_under_way: WeakSet["asyncio.Future[Any]"] = WeakSet()
+
 
 async def to_its_end(work: Awaitable[Result]) -> Result:
-    """Await `work` to its end; a cancellation takes effect only then."""
+    """Await `work` to its end; a cancellation, or several, take effect only then.
+
+    The work's own outcome is lost to who was cancelled: it has to settle its errors itself.
+    """
     task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        # The work's own error, if it has one, is of no use to who was cancelled.
-        await asyncio.wait([task])
+    _under_way.add(task)
+    is_cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            is_cancelled = True
+    if is_cancelled:
         if not task.cancelled():
-            task.exception()
-        raise
+            task.exception()  # looked at, or asyncio complains that nobody did
+        raise asyncio.CancelledError
+    return task.result()
+
+
+async def wait_for_all(seconds: float) -> None:
+    """Wait until nothing of this loop is under way any more, but not longer than `seconds`."""
+    loop = asyncio.get_running_loop()
+    while tasks := [task for task in _under_way if task.get_loop() is loop and not task.done()]:
+        started = loop.time()
+        await asyncio.wait(tasks, timeout=seconds)
+        seconds -= loop.time() - started
+        if seconds <= 0:
+            return

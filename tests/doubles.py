@@ -15,6 +15,10 @@ class Failing:
         self._error = error
         self._after = after
 
+    def repair(self) -> None:
+        """Break nothing from now on."""
+        self._on = ""
+
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._part, name)
         if name != self._on:

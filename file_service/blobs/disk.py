@@ -4,8 +4,10 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar, cast
 from uuid import uuid4
@@ -26,7 +28,8 @@ LAYOUT = "file-service store, layout 1"
 LARGEST_RESERVE = 64 * 1024 * 1024
 RESERVED_SHARE = 20
 
-_TRIES = 3
+# A hidden file in the staging folder is older than this only where a crash left it.
+HIDDEN_SECONDS = 3600
 
 
 def _in_thread(
@@ -45,15 +48,18 @@ def _in_thread(
 def prepare(folder: Path) -> str:
     """Return the identity of the store in `folder`, made where there is none; blocking.
 
-    The folders of a new store are durable before its identity is.
+    Its folders are there and durable before its identity is, so that no upload makes one.
     """
-    try:
-        return _read_identity(folder)
-    except FileNotFoundError:
-        if any((folder / "blobs").glob("*/*")):
-            raise StoreUnavailable(f"The store's {SENTINEL} file is missing.") from None
-    for name in ("blobs", "staging"):
+    for name in ("blobs", "staging", *(f"blobs/{number:02x}" for number in range(256))):
         (folder / name).mkdir(mode=0o750, exist_ok=True)
+    for each in (folder / "blobs", folder, folder.parent):
+        _fsync_folder(each)
+    if not (folder / SENTINEL).exists():
+        _write_identity(folder)
+    return read_identity(folder)
+
+
+def _write_identity(folder: Path) -> None:
     draft = folder / f".{SENTINEL}.{uuid4()}"
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640), "w") as file:
         file.write(f"{LAYOUT}\n{uuid4()}\n")
@@ -66,22 +72,37 @@ def prepare(folder: Path) -> str:
     finally:
         draft.unlink()
     _fsync_folder(folder)
-    _fsync_folder(folder.parent)
-    return _read_identity(folder)
 
 
-def _read_identity(folder: Path) -> str:
-    layout, _, identity = (folder / SENTINEL).read_text().strip().partition("\n")
+def read_identity(folder: Path) -> str:
+    """Return the identity of the store in `folder`; FileNotFoundError where it has none."""
+    layout, _, identity = (folder / SENTINEL).read_text(errors="replace").strip().partition("\n")
     if layout != LAYOUT:
         raise StoreUnavailable("The store's layout is not one that this release knows.")
     return identity
 
 
+def find_blobs(folder: Path, most: int) -> list[str]:
+    """Return the keys of some blobs, at most `most`, of a folder that may be no store; blocking."""
+    return [path.name for path in islice((folder / "blobs").glob("*/*"), most)]
+
+
+@_in_thread
+def admit(folder: Path, identity: str) -> int:
+    """Return how many bytes uploads may still write; StoreUnavailable in the wrong folder."""
+    _check_identity(folder, identity)
+    return _measure_room(folder)
+
+
 @_in_thread
 def check_identity(folder: Path, identity: str) -> None:
     """Raise StoreUnavailable unless the store in `folder` is the one that belongs here."""
+    _check_identity(folder, identity)
+
+
+def _check_identity(folder: Path, identity: str) -> None:
     try:
-        found = _read_identity(folder)
+        found = read_identity(folder)
     except FileNotFoundError:
         raise StoreUnavailable("The blob store is not there: is its volume mounted?") from None
     if found != identity:
@@ -91,6 +112,10 @@ def check_identity(folder: Path, identity: str) -> None:
 @_in_thread
 def measure_room(folder: Path) -> int:
     """Return how many bytes uploads may still write; 0 where there are no inodes left."""
+    return _measure_room(folder)
+
+
+def _measure_room(folder: Path) -> int:
     found = os.statvfs(folder)
     if found.f_files and not found.f_favail:
         return 0
@@ -112,14 +137,29 @@ def probe(staging: Path) -> None:
 
 @_in_thread
 def create_stage(path: Path) -> BinaryIO:
-    """Make a stage of our own and lock it; FileExistsError where there is one already."""
-    for _ in range(_TRIES):
-        file = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        if _lock(file, path):
-            return file
-        # Somebody's recovery came between the two calls, and takes the empty file away.
+    """Make a stage of our own, locked from its first moment; FileExistsError where there is one."""
+    # Under a hidden name first: recovery must not find it between being made and being locked.
+    draft = path.with_name(f".{path.name}")
+    file = _open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.link(draft, path)
+    except OSError:
         file.close()
-    raise BlockingIOError(errno.EAGAIN, "the stage was taken away", str(path))
+        raise
+    finally:
+        draft.unlink(missing_ok=True)
+    return file
+
+
+@_in_thread
+def tidy(staging: Path) -> None:
+    """Remove hidden files that a crash left: each lives for a moment only."""
+    before = time.time() - HIDDEN_SECONDS
+    with os.scandir(staging) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and entry.stat(follow_symlinks=False).st_mtime < before:
+                Path(entry).unlink(missing_ok=True)
 
 
 @_in_thread
@@ -154,13 +194,7 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 @_in_thread
 def link(stage: Path, blob: Path) -> None:
     """Give the staged bytes their final name, durably; FileExistsError where it is taken."""
-    try:
-        os.link(stage, blob)
-    except FileNotFoundError:
-        # Only the folder of these keys: were the store itself away, it must not be made anew.
-        blob.parent.mkdir(mode=0o750, exist_ok=True)
-        _fsync_folder(blob.parent.parent)
-        os.link(stage, blob)
+    os.link(stage, blob)
     _fsync_folder(blob.parent)
 
 

@@ -26,8 +26,11 @@ FAILURE_SECONDS = 60.0
 # A long upload is synced on its way, so that its end does not have to wait for all of it.
 SYNC_SIZE = 256 * 1024 * 1024
 
-# How old what is known of the free room may be.
+# How old what is known of the folder and its free room may be.
 ROOM_SECONDS = 1.0
+
+# How long a byte that could be written proves that bytes can be.
+PROBE_SECONDS = 1.0
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ERRNO_BY_TEXT = {os.strerror(number): number for number in errno.errorcode}
@@ -52,6 +55,7 @@ class LocalStore:
         self._failures: deque[float] = deque(maxlen=MOST_FAILURES)
         self._room = 0
         self._room_known_at = float("-inf")
+        self._probed_at = float("-inf")
         # Threads, not the default: io_uring burns four times the CPU, linux_aio blocks the loop.
         self._io = AsyncioContext(loop=asyncio.get_running_loop())
 
@@ -66,9 +70,10 @@ class LocalStore:
     async def admit(self, length: int | None) -> None:
         """Raise NoRoom or StoreUnavailable where an upload of `length` bytes cannot succeed."""
         self._check_failures()
-        with self._translated():
-            await disk.check_identity(self._folder, self._identity)
-            await self._learn_room()
+        if self._is_room_old():
+            with self._translated():
+                self._room = await disk.admit(self._folder, self._identity)
+            self._room_known_at = time.monotonic()
         self._check_room(length or 0)
 
     async def append(self, key: str, offset: int, chunks: Chunks) -> int:
@@ -168,6 +173,11 @@ class LocalStore:
         with self._translated():
             await disk.set_aside(self._path(key), self._quarantine / f"{key}.{why}")
 
+    async def tidy(self) -> None:
+        """Remove what a crash left of stages in the making."""
+        with self._translated():
+            await disk.tidy(self._staging)
+
     async def blobs(self) -> AsyncIterator[BlobInfo]:
         """Yield every blob, one folder of them at a time."""
         with self._translated():
@@ -194,10 +204,12 @@ class LocalStore:
         """Raise NoRoom or StoreUnavailable unless a byte can be written durably now."""
         self._check_failures()
         with self._translated():
-            await disk.check_identity(self._folder, self._identity)
-            await self._learn_room()
+            self._room = await disk.admit(self._folder, self._identity)
+            self._room_known_at = time.monotonic()
             self._check_room(0)
-            await disk.probe(self._staging)
+            if time.monotonic() - self._probed_at > PROBE_SECONDS:  # it costs the disk a sync
+                await disk.probe(self._staging)
+                self._probed_at = time.monotonic()
 
     def _path(self, key: str) -> Path:
         return self._blobs / key[:2] / key
@@ -210,11 +222,13 @@ class LocalStore:
         if len(self._failures) == MOST_FAILURES and self._failures[0] > recent:
             raise StoreUnavailable("The blob store's disk failed several times in a minute.")
 
+    def _is_room_old(self) -> bool:
+        return time.monotonic() - self._room_known_at > ROOM_SECONDS
+
     async def _take_room(self, size: int) -> None:
         # What is known of the room is used up as bytes are written, and asked for again when it is
         # old or seems too little.
-        is_old = time.monotonic() - self._room_known_at > ROOM_SECONDS
-        if is_old or size >= self._room:
+        if self._is_room_old() or size >= self._room:
             await self._learn_room()
         self._check_room(size)
         self._room -= size

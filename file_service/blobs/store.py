@@ -60,6 +60,9 @@ class BlobStore(Protocol):
     async def quarantine(self, key: str, why: str) -> None:
         """Put the blob out of every reader's way, for a person to look at."""
 
+    async def tidy(self) -> None:
+        """Remove what a crash left of stages in the making."""
+
     def blobs(self) -> AsyncIterator[BlobInfo]:
         """Yield every committed blob."""
 

@@ -30,13 +30,18 @@ def connect(url: str) -> AsyncEngine:
         max_overflow=10,
         pool_timeout=POOL_WAIT_SECONDS,
         pool_pre_ping=True,
+        hide_parameters=True,  # they hold file names and metadata, which no log is to have
         connect_args={"timeout": CONNECT_SECONDS, "command_timeout": STATEMENT_SECONDS},
     )
 
 
 def _connect_sqlite(url: str) -> AsyncEngine:
     engine = create_async_engine(
-        url, poolclass=AsyncAdaptedQueuePool, pool_size=5, pool_timeout=POOL_WAIT_SECONDS
+        url,
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=5,
+        pool_timeout=POOL_WAIT_SECONDS,
+        hide_parameters=True,
     )
     event.listen(engine.sync_engine, "connect", _set_pragmas)
     event.listen(engine.sync_engine, "begin", _begin_immediate)

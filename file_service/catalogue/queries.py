@@ -26,6 +26,8 @@ FRESH_SECONDS = 1.0
 
 READY, ABORTED = "ready", "aborted"
 
+FIRST_ID = "00000000-0000-0000-0000-000000000000"  # before every id, in text and as a UUID
+
 _COLUMNS = tuple(field.name for field in fields(File))
 _FILES = sa.select(*(file.c[name] for name in _COLUMNS)).where(file.c.state == READY)
 _GET_FILE = _FILES.where(file.c.id == sa.bindparam("id"))
@@ -33,24 +35,33 @@ _WALK_FILES = (
     _FILES.where(file.c.id > sa.bindparam("after")).order_by(file.c.id).limit(sa.bindparam("most"))
 )
 _REMOVE_FILE = sa.delete(file).where(file.c.id == sa.bindparam("id"), file.c.state == READY)
-_FIND_REMOVALS = sa.select(removal.c.id).order_by(removal.c.noted_at).limit(sa.bindparam("most"))
+_FIND_REMOVALS = (
+    sa.select(removal.c.id)
+    .where(removal.c.id > sa.bindparam("after"))
+    .order_by(removal.c.id)
+    .limit(sa.bindparam("most"))
+)
 _GET_STATE = sa.select(file.c.state).where(file.c.id == sa.bindparam("id"))
 _COUNT = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(file.c.size), 0)).where(
     file.c.state == READY
 )
+_HAS_FENCES = sa.select(sa.literal(1)).where(file.c.state == ABORTED).limit(1)
 _DROP_FENCES = sa.delete(file).where(
     file.c.state == ABORTED, file.c.created_at < sa.bindparam("before")
 )
+_IS_READ_ONLY = sa.select(sa.func.current_setting("transaction_read_only"))
 _PING = sa.select(sa.literal(1))
 _RISKS = sa.text(
     "SELECT name FROM pg_settings WHERE setting = 'off'"
     " AND name IN ('fsync', 'synchronous_commit', 'full_page_writes') ORDER BY name"
 )
-_FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
 
 class Catalogue:
-    """The rows. Every method may raise CatalogueUnavailable, and then has changed nothing."""
+    """The rows. Every method may raise CatalogueUnavailable.
+
+    One that only writes may have written then: it is to be called again, which is harmless.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -69,19 +80,28 @@ class Catalogue:
     async def check(self) -> None:
         """Raise CatalogueUnavailable unless the database answers now."""
         async with self._reading(CHECK_SECONDS) as connection:
-            await connection.execute(_PING)
+            if self._engine.dialect.name != "postgresql":
+                await connection.execute(_PING)
+            elif await connection.scalar(_IS_READ_ONLY) == "on":
+                raise CatalogueUnavailable("The catalogue takes no writes: it is a standby.")
 
     async def add_files(self, files: Sequence[File]) -> None:
         """Make `files` exist, all of them or none; OutcomeUnknown where COMMIT gave no answer."""
         rows = [_to_row(each) for each in files]
-        async with self._answering(LIMIT_SECONDS), self._engine.connect() as connection:
-            await connection.execute(sa.insert(file), rows)
-            try:
+        is_sent = is_done = False
+        try:
+            async with self._answering(LIMIT_SECONDS), self._engine.connect() as connection:
+                await connection.execute(sa.insert(file), rows)
+                is_sent = True
                 await connection.commit()
-            except (Exception, asyncio.CancelledError) as error:
-                if _is_full(error):
-                    raise  # a database that finds no room rolls back, and says so
-                raise OutcomeUnknown(files[0].id, "The catalogue did not confirm.") from error
+                is_done = True
+        except (Exception, asyncio.CancelledError) as error:
+            if is_done:
+                return  # the connection could not be given back in time, that is all
+            if is_sent and not isinstance(error, NoRoom):
+                ids = [each.id for each in files]
+                raise OutcomeUnknown(ids, "The catalogue did not confirm.") from error
+            raise  # NoRoom: a database that finds no room rolls back, and says so
 
     async def get_file(self, file_id: str) -> File:
         """Return the file of this id; FileNotFound where there is none."""
@@ -103,10 +123,11 @@ class Catalogue:
             note = {"id": file_id, "noted_at": datetime.now(UTC)}
             await connection.execute(sa.insert(removal), note)
 
-    async def find_removals(self, most: int) -> list[str]:
-        """Return the keys of at most `most` blobs noted for removal, the oldest notes first."""
+    async def find_removals(self, most: int, after: str = FIRST_ID) -> list[str]:
+        """Return the keys of at most `most` blobs noted for removal, in order, from `after` on."""
+        asked = {"most": most, "after": after}
         async with self._reading() as connection:
-            return list((await connection.scalars(_FIND_REMOVALS, {"most": most})).all())
+            return list((await connection.scalars(_FIND_REMOVALS, asked)).all())
 
     async def drop_removals(self, keys: Sequence[str]) -> None:
         """Forget the notes of blobs that are gone."""
@@ -129,6 +150,9 @@ class Catalogue:
 
     async def drop_fences(self, before: datetime) -> int:
         """Drop the fences put up before then: no statement of their uploads can still arrive."""
+        async with self._reading() as connection:
+            if await connection.scalar(_HAS_FENCES) is None:
+                return 0  # nearly always: nobody has to wait for a write lock
         async with self._writing() as connection:
             return (await connection.execute(_DROP_FENCES, {"before": before})).rowcount
 
@@ -146,7 +170,7 @@ class Catalogue:
 
     async def walk_files(self, most: int = 500) -> AsyncIterator[File]:
         """Yield every file in the order of ids, without holding a connection meanwhile."""
-        after = _FIRST_ID
+        after = FIRST_ID
         while True:
             async with self._reading() as connection:
                 rows = (await connection.execute(_WALK_FILES, {"after": after, "most": most})).all()
@@ -217,6 +241,10 @@ _TROUBLE = (
     TimeoutError,
 )
 
+# Classes of SQLSTATE that are about the database's condition, not about our statement: connection,
+# read-only or aborted transaction, deadlock, resources, locks, operator, system.
+_CONDITIONS = {"08", "25", "40", "53", "55", "57", "58"}
+
 
 @asynccontextmanager
 async def _translated() -> AsyncIterator[None]:
@@ -225,14 +253,26 @@ async def _translated() -> AsyncIterator[None]:
     except (sa.exc.DBAPIError, *_TROUBLE) as error:
         if _is_full(error):
             raise NoRoom("There is no room left where the catalogue is kept.") from error
-        if isinstance(error, _TROUBLE) or getattr(error, "connection_invalidated", False):
+        if _is_trouble(error):
             # The driver's own words go to the log as the cause; they may name hosts and users.
             name = type(error).__name__
             raise CatalogueUnavailable(f"The catalogue did not answer ({name}).") from error
         raise
 
 
+def _is_trouble(error: BaseException) -> bool:
+    return (
+        isinstance(error, _TROUBLE)
+        or getattr(error, "connection_invalidated", False)
+        or _get_sqlstate(error)[:2] in _CONDITIONS
+    )
+
+
 def _is_full(error: BaseException) -> bool:
     # SQLite's only word for it is a sentence; PostgreSQL's is a code, disk_full.
     cause = getattr(error, "orig", None)
-    return "disk is full" in str(cause) or getattr(cause, "sqlstate", None) == "53100"
+    return "disk is full" in str(cause) or _get_sqlstate(error) == "53100"
+
+
+def _get_sqlstate(error: BaseException) -> str:
+    return getattr(getattr(error, "orig", None), "sqlstate", None) or ""

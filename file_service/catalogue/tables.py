@@ -49,6 +49,14 @@ file = sa.Table(
     sa.Column("sha512", sa.String(128), nullable=True),
 )
 
+# Fences are few and looked for often; files are many.
+sa.Index(
+    "ix_file_fence",
+    file.c.created_at,
+    postgresql_where=file.c.state == "aborted",
+    sqlite_where=file.c.state == "aborted",
+)
+
 # Blobs whose row is gone and whose bytes may not be yet.
 removal = sa.Table(
     "removal",

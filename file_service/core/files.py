@@ -7,7 +7,7 @@ from typing import BinaryIO
 from file_service.blobs.store import BlobStore
 from file_service.catalogue.queries import Catalogue
 from file_service.core.names import is_id
-from file_service.errors import FileNotFound, FileServiceError
+from file_service.errors import BlobMissing, FileNotFound, FileServiceError, Unavailable
 from file_service.models import File
 from file_service.tasks import to_its_end
 
@@ -23,11 +23,24 @@ class Files:
 
     async def get(self, file_id: str) -> File:
         """Return the file of this id."""
-        return await self._catalogue.get_file(_check_id(file_id))
+        try:
+            return await self._catalogue.get_file(_check_id(file_id))
+        except FileNotFound:
+            if is_id(file_id) and await self._store.has_stage(file_id):
+                # Its row may still come: a 404 would be taken for the last word.
+                raise Unavailable("The file is being stored, or its outcome settled.") from None
+            raise
 
     async def open(self, file: File) -> BinaryIO | None:
-        """Open the bytes of `file` for sendfile; None where only `read` has them."""
-        return await self._store.open(file.id, file.size)
+        """Open the bytes of `file` for sendfile; None where only `read` has them.
+
+        FileNotFound where it was deleted meanwhile.
+        """
+        try:
+            return await self._store.open(file.id, file.size)
+        except BlobMissing:
+            await self._catalogue.get_file(file.id)
+            raise
 
     def read(
         self, file: File, start: int = 0, stop: int | None = None

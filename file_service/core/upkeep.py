@@ -92,9 +92,13 @@ class Upkeep:
     async def run(self) -> None:
         """Settle at start and then again and again, until told to stop."""
         while not self._is_stopping:
-            settled = await self.settle()
-            if settled != Settled():
-                logger.info("settled", extra=asdict(settled))
+            try:
+                settled = await self.settle()
+            except Exception:
+                logger.exception("upkeep failed")  # and goes on: it must outlive whatever it meets
+            else:
+                if settled != Settled():
+                    logger.info("settled", extra=asdict(settled))
             with suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD_SECONDS):
                     await self._is_wanted.wait()
@@ -113,6 +117,7 @@ class Upkeep:
         """Settle every stage that nobody holds, finish noted removals, drop old fences."""
         settled = Settled()
         try:
+            await self._store.tidy()
             async for stage in self._store.stages():
                 if self._is_stopping:
                     return settled
@@ -148,12 +153,12 @@ class Upkeep:
             await self._catalogue.check()  # one bad upload is passed over; a dead database is not
 
     async def _finish_removals(self, settled: Settled) -> None:
-        while keys := await self._catalogue.find_removals(BATCH):
+        keys = await self._catalogue.find_removals(BATCH)
+        while keys and not self._is_stopping:
             done = [key for key in keys if await self._remove(key, settled)]
             if done:
                 await self._catalogue.drop_removals(done)
-            if len(done) < BATCH:
-                return
+            keys = await self._catalogue.find_removals(BATCH, after=keys[-1])
 
     async def _remove(self, key: str, settled: Settled) -> bool:
         try:
@@ -170,8 +175,8 @@ class Upkeep:
     ) -> Collected:
         """Remove blobs that no row knows and whose bytes are older than `older_than`.
 
-        When they are more than a tenth of all blobs, the catalogue is probably the wrong one:
-        nothing is removed then, unless `is_all`.
+        When they are all blobs, or more than a tenth of many, the catalogue is probably the wrong
+        one: nothing is removed then, unless `is_all`.
         """
         collected = Collected(is_dry_run=is_dry_run)
         if not is_dry_run:
@@ -183,8 +188,10 @@ class Upkeep:
                 if orphan.modified_at <= before:
                     collected.orphans.append(orphan.key)
                     collected.bytes += orphan.size
-        too_many = max(FEW_ORPHANS, collected.blobs // 10)
-        collected.is_refused = len(collected.orphans) > too_many and not is_all
+        count = len(collected.orphans)
+        is_too_many = count > max(FEW_ORPHANS, collected.blobs // 10)
+        is_everything = 0 < count == collected.blobs
+        collected.is_refused = (is_too_many or is_everything) and not is_all
         if not is_dry_run and not collected.is_refused:
             for key in collected.orphans:
                 await self._remove(key, collected.settled)

@@ -58,17 +58,24 @@ class Uploads:
         try:
             async for new, chunks in parts:
                 await batch.stage(new, chunks)
-            # From here on nothing waits for a client: it goes through even while we are stopped.
-            await to_its_end(batch.publish())
-        except OutcomeUnknown:
-            await to_its_end(batch.leave())
-            self._upkeep.settle_soon()
-            raise
         except BaseException:
             await to_its_end(batch.roll_back())
             raise
-        await to_its_end(batch.clear())
+        # From here on nothing waits for a client: it goes through even while we are stopped.
+        await to_its_end(self._publish(batch))
         return batch.files
+
+    async def _publish(self, batch: "_Batch") -> None:
+        try:
+            await batch.publish()
+        except OutcomeUnknown:
+            await batch.leave()
+            self._upkeep.settle_soon()
+            raise
+        except BaseException:
+            await batch.roll_back()
+            raise
+        await batch.clear()
 
 
 class _Batch:
@@ -109,8 +116,8 @@ class _Batch:
         if not self.files:
             raise Malformed("The form has no part with a file name.")
         for file in self.files:
+            self._committed.append(file.id)  # before: it may fail with the link made
             await self._store.commit(file.id)
-            self._committed.append(file.id)
         await self._catalogue.add_files(self.files)
 
     async def clear(self) -> None:

@@ -74,11 +74,11 @@ async def chunks(request: web.Request) -> AsyncIterator[bytes]:
             whole = b"".join(pieces)
             pieces.clear()
             held = 0
-            del (
-                piece
-            )  # or it stays alive, beside the whole, in every upload that waits for the disk
+            # Else a piece stays alive beside the whole in every upload that waits for the disk,
+            # and the whole in every one that waits for its client.
+            del piece
             yield whole
-            del whole  # and this one in every upload that waits for its client
+            del whole
     if pieces:
         yield b"".join(pieces)
 

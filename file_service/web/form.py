@@ -18,7 +18,7 @@ LONGEST_HEADERS = 8 * 1024  # bytes of one part's header fields
 LONGEST_MARGIN = 64 * 1024  # bytes before the first and after the last boundary
 
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
-_FIELD = re.compile(rf"({TOKEN}):[ \t]*([^\r\n]*)")
+_FIELD = re.compile(rf"({TOKEN}):[ \t]*([^\x00-\x08\n-\x1f\x7f]*)")
 _PADDING = re.compile(rb"[ \t]*")
 _AS_IT_IS = {"", "7bit", "8bit", "binary"}
 
@@ -113,8 +113,11 @@ class _Form:
             raise TooLarge(f"The headers of a part may have at most {LONGEST_HEADERS} bytes.")
         fields = _parse_fields(head)
         disposition = _check_disposition(fields)
+        name = disposition.parameters.get("name", "")
+        if not name.isprintable():  # percent-encoded line breaks, among others
+            raise Malformed("The name of a form's part must be printable.")
         return Part(
-            name=disposition.parameters.get("name", ""),
+            name=name,
             filename=disposition.filename,
             content_type=fields.get("content-type"),
             chunks=self._until_delimiter(),

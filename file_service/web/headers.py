@@ -24,6 +24,7 @@ _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ATTR_CHARS = "!#$&+-.^_`|~"
 
 _LONGEST_MEDIA_TYPE = 255
+_LONGEST_ACCEPT = 1024
 _LONGEST_SAVED_NAME = 255  # bytes: what a file on most systems may be called
 _LONGEST_EXTENSION = 32
 
@@ -116,7 +117,7 @@ def is_json_preferred(accept: str | None) -> bool:
 
     Where both weigh the same, the more specific range and then the earlier one decides.
     """
-    ranges = [_parse_range(each, at) for at, each in enumerate((accept or "").split(","))]
+    ranges = _parse_accept(accept)
     json = max((rank for name, rank in ranges if name == "application/json"), default=None)
     json = json or max((r for n, r in ranges if n in {"application/*", "*/*"}), default=None)
     text = max((rank for name, rank in ranges if name == "text/plain"), default=None)
@@ -126,10 +127,16 @@ def is_json_preferred(accept: str | None) -> bool:
 
 def is_html_preferred(accept: str | None) -> bool:
     """Whether an Accept header asks for HTML by name, as a browser that opened a link does."""
-    ranges = [_parse_range(each, at) for at, each in enumerate((accept or "").split(","))]
+    ranges = _parse_accept(accept)
     weights = {name: rank[0] for name, rank in reversed(ranges)}
     html = weights.get("text/html", 0.0)
     return html > 0 and html >= weights.get("application/problem+json", 0.0)
+
+
+def _parse_accept(accept: str | None) -> list[tuple[str, tuple[float, int, int]]]:
+    if accept is None or len(accept) > _LONGEST_ACCEPT:
+        return []
+    return [_parse_range(each, at) for at, each in enumerate(accept.split(","))]
 
 
 def _parse_range(text: str, position: int) -> tuple[str, tuple[float, int, int]]:
@@ -181,7 +188,9 @@ def format_disposition(name: str, *, disposition: str = "attachment") -> str:
     name = clean_name(name)
     plain = unicodedata.normalize("NFKD", name)
     plain = "".join(each for each in plain if not unicodedata.combining(each))
-    plain = re.sub(r'[^ -~]|["\\%]', "_", plain)
+    # After the decomposition: it turns a full-width solidus into a real one.
+    plain = re.sub(r'[^ -~]|["\\%/]', "_", plain)
+    plain = plain if plain.strip("._ ") else "file"
     extended = quote(name, safe=_ATTR_CHARS)
     return f"{disposition}; filename=\"{plain}\"; filename*=UTF-8''{extended}"
 

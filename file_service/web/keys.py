@@ -15,7 +15,7 @@ class Limits:
     """What one request may ask for; sizes in bytes."""
 
     idle_seconds: float = 60.0
-    form_parts: int = 1000
+    form_parts: int = 100
     form_fields: int = 64 * 1024
 
 

@@ -4,6 +4,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 from uuid import uuid4
 
 from aiohttp import web
@@ -13,7 +14,7 @@ from file_service.web.body import check_framing, forgo_body
 from file_service.web.keys import REQUEST_ID
 from file_service.web.origins import is_preflight, render_preflight
 from file_service.web.proxies import find_client
-from file_service.web.render import render_http_problem, render_problem
+from file_service.web.render import SERVER, render_http_problem, render_problem
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("file_service.access")
@@ -79,7 +80,7 @@ def _is_probe(request: web.Request) -> bool:
 
 async def name_answer(request: web.Request, response: web.StreamResponse) -> None:
     """Put the request id, and a Server that tells nothing, on every answer."""
-    response.headers["Server"] = "file-service"
+    response.headers["Server"] = SERVER
     request_id = request.get(REQUEST_ID)
     if request_id is not None:
         response.headers["X-Request-ID"] = request_id
@@ -112,11 +113,13 @@ def _render_error(request: web.Request, error: errors.FileServiceError) -> web.R
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     if status >= 500:
         _log_trouble(request, error)
-    members: dict[str, str] = {}
+    members: dict[str, Any] = {}
     headers: dict[str, str] = {}
     match error:
         case errors.OutcomeUnknown():
-            members = {"outcome": "unknown", "id": error.file_id}
+            members = {"outcome": "unknown", "id": error.file_ids[0]}
+            if len(error.file_ids) > 1:
+                members["ids"] = error.file_ids
         case errors.RangeNotSatisfiable():
             headers = {"Content-Range": f"bytes */{error.size}"}  # RFC 9110 §15.5.17
         case errors.EncodedContent():

@@ -21,6 +21,8 @@ from file_service.web.headers import (
 from file_service.web.keys import PUBLIC, REQUEST_ID
 
 # The problem types of digests are registered (draft-ietf-httpapi-digest-fields-problem-types).
+SERVER = "file-service"
+
 REGISTERED = "https://iana.org/assignments/http-problem-types#"
 
 
@@ -126,7 +128,7 @@ def render_broken_request(request_id: str) -> web.Response:
         "The request line, the headers or the framing could not be parsed.",
         request_id=request_id,
     )
-    response.headers["X-Request-ID"] = request_id
+    response.headers.update({"X-Request-ID": request_id, "Server": SERVER})
     return response
 
 

@@ -22,5 +22,7 @@ def add_routes(app: web.Application) -> None:
 
     route("GET", f"/healthz{SLASH}", status.get_healthz)
     route("HEAD", f"/healthz{SLASH}", status.get_healthz)
+    route("GET", f"/openapi.json{SLASH}", status.get_openapi)
+    route("HEAD", f"/openapi.json{SLASH}", status.get_openapi)
     route("GET", f"/readyz{SLASH}", status.get_readyz)
     route("HEAD", f"/readyz{SLASH}", status.get_readyz)

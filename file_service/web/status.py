@@ -1,5 +1,10 @@
-"""healthz and readyz: what a supervisor and a load balancer ask."""
+"""healthz, readyz, openapi.json: what supervisors, load balancers and developers ask."""
 
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
 from aiohttp import web
 
 from file_service.web.keys import HEALTH
@@ -17,3 +22,17 @@ async def get_readyz(request: web.Request) -> web.Response:
     """Answer 200 only while files can be taken and served; the reasons otherwise."""
     await request.app[HEALTH].check()
     return render_json({"status": "ready"}, headers=_FRESH)
+
+
+async def get_openapi(_request: web.Request) -> web.Response:
+    """Answer with the description of the API."""
+    return render_json(load_description())
+
+
+@cache
+def load_description() -> dict[str, Any]:
+    """Return the OpenAPI description, read once."""
+    description: dict[str, Any] = yaml.safe_load(
+        Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8")
+    )
+    return description

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from file_service.core.digests import Measured
 from file_service.core.names import OCTETS, parse_name
-from file_service.errors import DigestMismatch
+from file_service.errors import DigestMismatch, Malformed
 from file_service.models import Chunks, NewUpload
 from file_service.web import body, form, render
 from file_service.web.headers import (
@@ -53,6 +53,8 @@ async def _post_form(request: web.Request) -> web.Response:
 
 def _parse_new_upload(request: web.Request, name: str | None) -> NewUpload:
     body.check_encoding(request)
+    if "Content-Range" in request.headers:  # RFC 9110 §14.5: or a part is stored as the whole
+        raise Malformed("An upload of a part of a file is not understood.")
     return NewUpload(
         name=name,
         media_type=_declared(request.headers.get("Content-Type")),

@@ -15,6 +15,14 @@ ID = sa.String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
 def upgrade() -> None:
     with op.batch_alter_table("file") as table:
         table.add_column(sa.Column("state", sa.String(8), nullable=False, server_default="ready"))
+    is_fence = sa.text("state = 'aborted'")
+    op.create_index(
+        "ix_file_fence",
+        "file",
+        ["created_at"],
+        postgresql_where=is_fence,
+        sqlite_where=is_fence,
+    )
     op.create_table(
         "removal",
         sa.Column("id", ID, nullable=False),
@@ -34,5 +42,6 @@ def downgrade() -> None:
     op.drop_table("removal")
     # Fences are no files: the older release would serve them.
     op.execute("DELETE FROM file WHERE state <> 'ready'")
+    op.drop_index("ix_file_fence", "file")
     with op.batch_alter_table("file") as table:
         table.drop_column("state")

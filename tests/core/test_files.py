@@ -1,4 +1,5 @@
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -7,7 +8,7 @@ from file_service.catalogue.queries import Catalogue
 from file_service.core.files import Files
 from file_service.core.upkeep import Settled, Upkeep
 from file_service.core.uploads import Uploads
-from file_service.errors import CatalogueUnavailable, FileNotFound, StoreUnavailable
+from file_service.errors import CatalogueUnavailable, FileNotFound, StoreUnavailable, Unavailable
 from file_service.models import File, NewUpload
 from tests.core.test_uploads import lying_in, stream
 from tests.doubles import Failing
@@ -61,3 +62,24 @@ async def test_when_the_row_cannot_be_removed_the_file_stays_whole(
     with pytest.raises(CatalogueUnavailable):
         await Files(store, away).delete(file.id)  # type: ignore[arg-type]  # a double of the catalogue
     assert [chunk async for chunk in Files(store, catalogue).read(file)] == [b"content"]
+
+
+async def test_a_file_deleted_while_it_is_asked_for_is_not_found(
+    store: LocalStore, catalogue: Catalogue, file: File
+) -> None:
+    files = Files(store, catalogue)
+    await files.delete(file.id)
+    with pytest.raises(FileNotFound):
+        await files.open(file)
+
+
+async def test_an_upload_whose_outcome_is_open_is_no_404(
+    store: LocalStore, catalogue: Catalogue
+) -> None:
+    key = str(uuid4())
+    await store.append(key, 0, stream(b"content"))
+    with pytest.raises(Unavailable):
+        await Files(store, catalogue).get(key)
+    await store.discard(key)
+    with pytest.raises(FileNotFound):
+        await Files(store, catalogue).get(key)

@@ -144,7 +144,7 @@ async def test_an_unknown_outcome_is_settled_by_the_upkeep(
     store: LocalStore, catalogue: Catalogue, upkeep: Upkeep, folder: Path, is_known: bool
 ) -> None:
     lost = Failing(
-        catalogue, on="add_files", error=OutcomeUnknown("id", "no answer"), after=is_known
+        catalogue, on="add_files", error=OutcomeUnknown(["id"], "no answer"), after=is_known
     )
     uploads = Uploads(store, lost, upkeep)  # type: ignore[arg-type]  # a double of the catalogue
     with pytest.raises(OutcomeUnknown):
@@ -228,7 +228,10 @@ async def test_gc_does_not_sweep_a_store_empty_by_a_wrong_catalogue(
 async def test_gc_says_when_it_could_not_remove(store: LocalStore, catalogue: Catalogue) -> None:
     await make_orphan(store)
     stuck = Failing(store, on="delete", error=StoreUnavailable("read-only"))
-    collected = await Upkeep(stuck, catalogue).collect(older_than=AT_ONCE, is_dry_run=False)
+    collected = await Upkeep(stuck, catalogue).collect(
+        older_than=AT_ONCE, is_dry_run=False, is_all=True
+    )
+    assert collected.settled.failed == 1
     assert not collected.is_clean
 
 
@@ -322,3 +325,41 @@ async def test_scrub_keeps_to_its_rate(
     monkeypatch.setattr(asyncio, "sleep", note)
     await upkeep.scrub(rate=100_000, is_quarantining=False)
     assert 2 < max(waited) <= 3
+
+
+async def test_upkeep_outlives_an_error_that_nobody_thought_of(
+    dead: LocalStore, store: LocalStore, catalogue: Catalogue, folder: Path
+) -> None:
+    key = await stage(dead)
+    await dead.release(key)
+    broken = Failing(store, on="tidy", error=RuntimeError("unheard of"))
+    upkeep = Upkeep(broken, catalogue)
+    running = asyncio.create_task(upkeep.run())
+    await asyncio.sleep(0.05)
+    broken.repair()
+    upkeep.settle_soon()
+    async with asyncio.timeout(10):
+        while lying_in(folder):
+            await asyncio.sleep(0.01)
+    upkeep.stop()
+    await running
+
+
+async def test_gc_never_sweeps_everything_there_is(
+    store: LocalStore, upkeep: Upkeep, folder: Path
+) -> None:
+    orphan = await make_orphan(store)
+    collected = await upkeep.collect(older_than=AT_ONCE, is_dry_run=False)
+    assert collected.is_refused
+    assert lying_in(folder) == [orphan]
+
+
+async def test_what_a_crash_left_of_a_stage_in_the_making_is_tidied_up(
+    upkeep: Upkeep, folder: Path
+) -> None:
+    old, young = folder / "staging/.old", folder / "staging/.young"
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (0, 0))
+    await upkeep.settle()
+    assert [path.name for path in (folder / "staging").iterdir()] == [".young"]

@@ -1,6 +1,6 @@
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from file_service.errors import (
     StoreUnavailable,
     TooLarge,
 )
-from file_service.models import Chunks, NewUpload
+from file_service.models import Chunks, File, NewUpload
 from tests.doubles import Failing
 
 
@@ -83,7 +83,7 @@ async def test_when_the_outcome_is_unknown_nothing_is_deleted_on_a_guess(
     committed: bool,
 ) -> None:
     lost = Failing(
-        catalogue, on="add_files", error=OutcomeUnknown("id", "no answer"), after=committed
+        catalogue, on="add_files", error=OutcomeUnknown(["id"], "no answer"), after=committed
     )
     with pytest.raises(OutcomeUnknown):
         await Uploads(store, lost, upkeep).store(NewUpload(), stream(b"x"))  # type: ignore[arg-type]
@@ -127,3 +127,38 @@ async def test_nothing_to_store_is_malformed(uploads: Uploads) -> None:
 
     with pytest.raises(Malformed):
         await uploads.store_all(nothing())
+
+
+async def test_a_cancelled_publication_goes_through(
+    store: LocalStore, catalogue: Catalogue, upkeep: Upkeep, tmp_path: Path
+) -> None:
+    """Rolled back, it would leave a row without bytes."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Failing):
+        async def add_files(self, files: Sequence[File]) -> None:
+            reached.set()
+            await go_on.wait()
+            await catalogue.add_files(files)
+
+    slow = Slow(catalogue, on="", error=AssertionError())
+    uploads = Uploads(store, slow, upkeep)  # type: ignore[arg-type]  # a double of the catalogue
+    task = asyncio.create_task(uploads.store(NewUpload(), stream(b"content")))
+    await reached.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (key,) = lying_in(tmp_path / "files")
+    assert (await catalogue.get_file(key)).size == 7
+
+
+async def test_a_commit_that_fails_with_the_link_made_leaves_no_orphan(
+    store: LocalStore, catalogue: Catalogue, upkeep: Upkeep, tmp_path: Path
+) -> None:
+    failing = Failing(store, on="commit", error=StoreUnavailable("EIO"), after=True)
+    with pytest.raises(StoreUnavailable):
+        await Uploads(failing, catalogue, upkeep).store(NewUpload(), stream(b"content"))
+    assert lying_in(tmp_path / "files") == []

@@ -119,6 +119,15 @@ def test_a_written_disposition_carries_the_name_in_both_forms(name: str) -> None
     assert parameters["filename"].isascii()
 
 
+@pytest.mark.parametrize(
+    "name", ["\uff0e\uff0e\uff0fetc\uff0fx", "\uff0e\uff0e", "a\u2215b\uff3cc"]
+)
+def test_no_path_comes_out_of_a_name_by_its_decomposition(name: str) -> None:
+    plain = parse_disposition(format_disposition(name)).parameters["filename"]
+    assert not set(plain) & set("/\\")
+    assert plain.strip(".")
+
+
 def test_an_ascii_name_is_its_own_fallback() -> None:
     assert format_disposition("a b.txt") == (
         "attachment; filename=\"a b.txt\"; filename*=UTF-8''a%20b.txt"

@@ -62,7 +62,7 @@ async def failing(aiohttp_client: Any, settings: Settings) -> Client:
     raised: dict[str, Exception] = {
         "unexpected": ValueError("secret inside"),
         "timeout": TimeoutError("secret inside"),
-        "unknown": errors.OutcomeUnknown("the-id", "The catalogue did not confirm."),
+        "unknown": errors.OutcomeUnknown(["the-id"], "The catalogue did not confirm."),
         "full": errors.NoRoom("There is no room."),
         "away": errors.CatalogueUnavailable("The catalogue did not answer."),
     }

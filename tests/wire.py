@@ -60,8 +60,8 @@ class Wire:
     def _transport(self) -> asyncio.ReadTransport:
         return cast("asyncio.ReadTransport", self.writer.transport)
 
-    async def receive(self) -> Answer:
-        """Read one final answer; interim ones are passed over."""
+    async def receive(self, *, is_head: bool = False) -> Answer:
+        """Read one final answer, without a body to a HEAD; interim ones are passed over."""
         status = 100
         while status < 200:
             head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)
@@ -69,7 +69,8 @@ class Wire:
             status = int(first.split(" ")[1])
         pairs = (line.partition(":") for line in lines)
         headers = {name.lower(): value.strip() for name, _, value in pairs}
-        length = int(headers.get("content-length", 0))
+        has_body = not is_head and status not in {204, 304}
+        length = int(headers.get("content-length", 0)) if has_body else 0
         return Answer(status, headers, await asyncio.wait_for(self.reader.readexactly(length), 10))
 
     async def is_closed(self) -> bool:

@@ -128,6 +128,8 @@ def _render_error(request: web.Request, error: errors.FileServiceError) -> web.R
     response.headers.update(headers)
     if status == 503:
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if status in {501, 505}:
+        response.force_close()  # where this request ends is anybody's guess
     if not request.content.is_eof():
         # The rest of the body is not wanted; reading it all to keep the connection costs more.
         forgo_body(request)

@@ -21,7 +21,7 @@ access = logging.getLogger("file_service.access")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-RETRY_AFTER_SECONDS = 2
+_RETRY = {"Retry-After": "2"}  # seconds
 
 # Each error of ours and its status; a class not named goes by the nearest it descends from.
 STATUS: dict[type[errors.FileServiceError], int] = {
@@ -113,28 +113,33 @@ def _render_error(request: web.Request, error: errors.FileServiceError) -> web.R
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     if status >= 500:
         _log_trouble(request, error)
-    members: dict[str, Any] = {}
-    headers: dict[str, str] = {}
-    match error:
-        case errors.OutcomeUnknown():
-            members = {"outcome": "unknown", "id": error.file_ids[0]}
-            if len(error.file_ids) > 1:
-                members["ids"] = error.file_ids
-        case errors.RangeNotSatisfiable():
-            headers = {"Content-Range": f"bytes */{error.size}"}  # RFC 9110 §15.5.17
-        case errors.EncodedContent():
-            headers = {"Accept-Encoding": "identity"}  # RFC 9110 §15.5.16
+    members, headers = _explain(error)
     response = render_problem(request, error, status, **members)
     response.headers.update(headers)
-    if status == 503:
-        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    if status in {501, 505}:
-        response.force_close()  # where this request ends is anybody's guess
     if not request.content.is_eof():
         # The rest of the body is not wanted; reading it all to keep the connection costs more.
         forgo_body(request)
         response.force_close()
+    if isinstance(error, errors.UnknownCoding | errors.UnknownVersion):
+        response.force_close()  # where this request ends is anybody's guess
     return response
+
+
+def _explain(error: errors.FileServiceError) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what an error adds to the problem's members and to the answer's headers."""
+    match error:
+        case errors.OutcomeUnknown():
+            members: dict[str, Any] = {"outcome": "unknown", "id": error.file_ids[0]}
+            if len(error.file_ids) > 1:
+                members["ids"] = error.file_ids
+            return members, _RETRY
+        case errors.Unavailable():
+            return {}, _RETRY
+        case errors.RangeNotSatisfiable():
+            return {}, {"Content-Range": f"bytes */{error.size}"}  # RFC 9110 §15.5.17
+        case errors.EncodedContent():
+            return {}, {"Accept-Encoding": "identity"}  # RFC 9110 §15.5.16
+    return {}, {}
 
 
 def _render_router_error(request: web.Request, error: web.HTTPException) -> web.Response:

@@ -130,6 +130,8 @@ def _serve(settings: Settings, _flags: argparse.Namespace) -> int:
     with structured_logs(settings.log_level):
         identity = asyncio.run(_prepare(settings, is_serving=True))
     serve(settings, identity)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # we have stopped: one more must not kill
     return 0
 
 

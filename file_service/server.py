@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 from aiohttp import web
 
@@ -24,6 +25,8 @@ from file_service.web.keys import HEALTH
 logger = logging.getLogger(__name__)
 
 BACKLOG = 1024
+# asyncio accepts up to this many in a row, also when there are no descriptors for them left.
+ACCEPTED_AT_ONCE = 16
 LINGERING_SECONDS = 5
 # aiohttp holds up to twice this much of a body, and one receive more, for each upload.
 READ_BUFFER = 64 * 1024
@@ -110,14 +113,22 @@ async def run_worker(
     loop = asyncio.get_running_loop()
     # Syncs wait for the disk, and must not keep downloads from opening their files.
     loop.set_default_executor(ThreadPoolExecutor(DISK_THREADS, "disk"))
+
+    def stop_soon(_number: int, _frame: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: we have stopped
+            loop.call_soon_threadsafe(stop.set)
+
+    # Not the loop's own handlers: it takes them away at its end, and a late signal would kill us.
     for number in _STOP:
-        loop.add_signal_handler(number, stop.set)
+        signal.signal(number, stop_soon)
     if parent is not None:
         loop.add_reader(parent, stop.set)
+    loop.set_exception_handler(_LogSeldom())
     runner = make_runner(build_app(settings, identity), settings)
     await runner.setup()
     try:
-        await web.SockSite(runner, sock, backlog=BACKLOG).start()
+        await web.SockSite(runner, sock, backlog=ACCEPTED_AT_ONCE).start()
+        sock.listen(BACKLOG)  # which the site has set to the former
         logger.info("worker started", extra={"pid": os.getpid()})
         await stop.wait()
         runner.app[HEALTH].is_draining = True
@@ -126,6 +137,20 @@ async def run_worker(
         if parent is not None:
             loop.remove_reader(parent)
         await runner.cleanup()
+
+
+class _LogSeldom:
+    """Handles what asyncio complains of: of running out of descriptors, once a second."""
+
+    def __init__(self) -> None:
+        self._told_at = float("-inf")
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "out of system resource" in context["message"]:
+            if time.monotonic() - self._told_at < 1:
+                return
+            self._told_at = time.monotonic()
+        loop.default_exception_handler(context)
 
 
 def make_runner(app: web.Application, settings: Settings) -> Runner:
@@ -237,6 +262,8 @@ class Supervisor:
         return ended
 
     def _stop(self) -> None:
+        for sock in self._sockets:  # what comes now is refused, not left to wait
+            sock.close()
         for pid in self._workers:
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + self._patience

@@ -205,6 +205,7 @@ async def upload(order: Order) -> str:
             with await _open_bar(order.path) as bar:
                 body = Body(read_chunks(file, order.chunk_size, bar))
                 answer = await send(body, order.url, order.path.name)
+                await asyncio.sleep(0.05)  # aiohttp's sockets close on the loop's next rounds
     except OSError as error:
         raise UploadFailed(f"cannot read {order.path}: {explain(error)}") from error
     return read_id(answer, is_complete=body.is_complete)

@@ -28,8 +28,11 @@ LAYOUT = "file-service store, layout 1"
 LARGEST_RESERVE = 64 * 1024 * 1024
 RESERVED_SHARE = 20
 
+# A stage takes one, and the probe beside it another.
+FEWEST_INODES = 2
+
 # A hidden file in the staging folder is older than this only where a crash left it.
-HIDDEN_SECONDS = 3600
+HIDDEN_SECONDS = 5
 
 
 def _in_thread(
@@ -117,7 +120,7 @@ def measure_room(folder: Path) -> int:
 
 def _measure_room(folder: Path) -> int:
     found = os.statvfs(folder)
-    if found.f_files and not found.f_favail:
+    if found.f_files and found.f_favail < FEWEST_INODES:
         return 0
     reserve = min(LARGEST_RESERVE, found.f_blocks * found.f_frsize // RESERVED_SHARE)
     return max(0, found.f_bavail * found.f_frsize - reserve)
@@ -143,12 +146,13 @@ def create_stage(path: Path) -> BinaryIO:
     file = _open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.link(draft, path)
+        if os.path.lexists(path):  # a random key: only a mistake of ours gets here
+            raise FileExistsError(errno.EEXIST, "the stage is there already", str(path))
+        draft.rename(path)
     except OSError:
         file.close()
-        raise
-    finally:
         draft.unlink(missing_ok=True)
+        raise
     return file
 
 

@@ -26,7 +26,7 @@ FAILURE_SECONDS = 60.0
 # A long upload is synced on its way, so that its end does not have to wait for all of it.
 SYNC_SIZE = 256 * 1024 * 1024
 
-# How old what is known of the folder and its free room may be.
+# How old what is known of the free room may be.
 ROOM_SECONDS = 1.0
 
 # How long a byte that could be written proves that bytes can be.
@@ -70,10 +70,8 @@ class LocalStore:
     async def admit(self, length: int | None) -> None:
         """Raise NoRoom or StoreUnavailable where an upload of `length` bytes cannot succeed."""
         self._check_failures()
-        if self._is_room_old():
-            with self._translated():
-                self._room = await disk.admit(self._folder, self._identity)
-            self._room_known_at = time.monotonic()
+        # At every upload: into a folder that was exchanged a moment ago, no byte may go.
+        await self._look_around()
         self._check_room(length or 0)
 
     async def append(self, key: str, offset: int, chunks: Chunks) -> int:
@@ -200,13 +198,17 @@ class LocalStore:
         with self._translated():
             return await disk.exists(self._staging / key)
 
+    async def has_blob(self, key: str) -> bool:
+        """Whether there is anything where the blob of this key would be."""
+        with self._translated():
+            return await disk.exists(self._path(key))
+
     async def check(self) -> None:
         """Raise NoRoom or StoreUnavailable unless a byte can be written durably now."""
         self._check_failures()
+        await self._look_around()
+        self._check_room(0)
         with self._translated():
-            self._room = await disk.admit(self._folder, self._identity)
-            self._room_known_at = time.monotonic()
-            self._check_room(0)
             if time.monotonic() - self._probed_at > PROBE_SECONDS:  # it costs the disk a sync
                 await disk.probe(self._staging)
                 self._probed_at = time.monotonic()
@@ -232,6 +234,11 @@ class LocalStore:
             await self._learn_room()
         self._check_room(size)
         self._room -= size
+
+    async def _look_around(self) -> None:
+        with self._translated():
+            self._room = await disk.admit(self._folder, self._identity)
+        self._room_known_at = time.monotonic()
 
     async def _learn_room(self) -> None:
         self._room = await disk.measure_room(self._folder)

@@ -72,5 +72,8 @@ class BlobStore(Protocol):
     async def has_stage(self, key: str) -> bool:
         """Whether bytes of this key are still staged."""
 
+    async def has_blob(self, key: str) -> bool:
+        """Whether there are still bytes of this key, sound or not."""
+
     async def check(self) -> None:
         """Raise NoRoom or StoreUnavailable, saying why, unless files can be written now."""

@@ -11,6 +11,9 @@ POOL_WAIT_SECONDS = 5
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 10
 
+# Bytes that SQLite must find to be able to commit anything at all.
+EMBEDDED_RESERVE = 256 * 1024
+
 _PRAGMAS = (
     "journal_mode=WAL",
     # The usual NORMAL loses acknowledged rows at a power cut.

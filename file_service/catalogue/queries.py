@@ -1,11 +1,13 @@
 """Catalogue: every SQL statement of the service."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -13,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from file_service.catalogue.engine import EMBEDDED_RESERVE
 from file_service.catalogue.tables import file, removal, store
 from file_service.errors import CatalogueUnavailable, FileNotFound, NoRoom, OutcomeUnknown
 from file_service.models import File
@@ -78,10 +81,11 @@ class Catalogue:
             await self.check()
 
     async def check(self) -> None:
-        """Raise CatalogueUnavailable unless the database answers now."""
+        """Raise CatalogueUnavailable or NoRoom unless the database can take a row now."""
         async with self._reading(CHECK_SECONDS) as connection:
-            if self._engine.dialect.name != "postgresql":
+            if self._engine.dialect.name == "sqlite":
                 await connection.execute(_PING)
+                await asyncio.to_thread(_check_room, self._engine.url.database or ".")
             elif await connection.scalar(_IS_READ_ONLY) == "on":
                 raise CatalogueUnavailable("The catalogue takes no writes: it is a standby.")
 
@@ -157,8 +161,11 @@ class Catalogue:
             return (await connection.execute(_DROP_FENCES, {"before": before})).rowcount
 
     async def find_known(self, keys: Sequence[str]) -> set[str]:
-        """Return those of `keys` that are files."""
-        query = sa.select(file.c.id).where(file.c.id.in_(keys), file.c.state == READY)
+        """Return those of `keys` that are files, or whose removal is noted already."""
+        query = sa.union(
+            sa.select(file.c.id).where(file.c.id.in_(keys), file.c.state == READY),
+            sa.select(removal.c.id).where(removal.c.id.in_(keys)),
+        )
         async with self._reading() as connection:
             return set((await connection.scalars(query)).all())
 
@@ -220,6 +227,12 @@ class Catalogue:
             self._answered_at = float("-inf")
             raise
         self._answered_at = time.monotonic()
+
+
+def _check_room(path: str) -> None:
+    found = os.statvfs(Path(path).parent)
+    if found.f_bavail * found.f_frsize < EMBEDDED_RESERVE:
+        raise NoRoom("There is no room left where the catalogue is kept.")
 
 
 def _to_row(value: File) -> dict[str, Any]:

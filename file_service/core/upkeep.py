@@ -202,7 +202,9 @@ class Upkeep:
         # The stage first, the row second: an upload drops its stage only when its row is there.
         unstaged = [info for info in ours if not await self._store.has_stage(info.key)]
         known = await self._catalogue.find_known([info.key for info in unstaged])
-        return [info for info in unstaged if info.key not in known]
+        unknown = [info for info in unstaged if info.key not in known]
+        # One whose deletion came to its end meanwhile has neither row nor note, and no bytes.
+        return [info for info in unknown if await self._store.has_blob(info.key)]
 
     async def scrub(
         self,

@@ -23,7 +23,7 @@ from file_service.web.render import render_broken_request
 logger = logging.getLogger(__name__)
 
 # What a handler gets to put things in order once its request is cut off.
-CUT_SECONDS = 1.0
+CUT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,14 +125,6 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
-    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109  # aiohttp's
-        """Give the request in hand `timeout` seconds to end, then cut it off."""
-        # aiohttp would wait as long a second time. Its own task ends with the answer: the server
-        # has told every connection to close after it.
-        if self._task_handler is not None and self._request_in_progress:
-            await asyncio.wait([self._task_handler], timeout=timeout)
-        await super().shutdown(CUT_SECONDS)
-
     def _break_body(self, why: str) -> None:
         self._body.set_exception(CutShort(why))
         # Nothing more comes that would have to be read for the client to see its answer.
@@ -146,6 +138,20 @@ class Server(web.Server):
         super().__init__(handler, **kwargs)
         self.limits = limits
         self._refusals_told_at = float("-inf")
+
+    def pre_shutdown(self) -> None:
+        """Close no connection yet: aiohttp throws away what arrives on a closing one.
+
+        An upload under way could never end. While the service stops, answers close connections.
+        """
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  # aiohttp's
+        """Give the requests in hand `timeout` seconds to end, then cut them off."""
+        busy = [each._task_handler for each in self.connections if each._request_in_progress]
+        if tasks := [task for task in busy if task is not None]:
+            await asyncio.wait(tasks, timeout=timeout)
+        super().pre_shutdown()
+        await super().shutdown(CUT_SECONDS)
 
     def refuse(self, connection: Connection) -> None:
         """Close a connection that is one too many; a flood of them is one log line a second."""

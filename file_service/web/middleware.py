@@ -11,7 +11,7 @@ from aiohttp import web
 
 from file_service import errors
 from file_service.web.body import check_framing, forgo_body
-from file_service.web.keys import REQUEST_ID
+from file_service.web.keys import HEALTH, REQUEST_ID
 from file_service.web.origins import is_preflight, render_preflight
 from file_service.web.proxies import find_client
 from file_service.web.render import SERVER, render_http_problem, render_problem
@@ -81,6 +81,9 @@ def _is_probe(request: web.Request) -> bool:
 async def name_answer(request: web.Request, response: web.StreamResponse) -> None:
     """Put the request id, and a Server that tells nothing, on every answer."""
     response.headers["Server"] = SERVER
+    if request.app[HEALTH].is_draining:
+        response.headers["Connection"] = "close"
+        response.force_close()
     request_id = request.get(REQUEST_ID)
     if request_id is not None:
         response.headers["X-Request-ID"] = request_id

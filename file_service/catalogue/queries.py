@@ -254,9 +254,9 @@ _TROUBLE = (
     TimeoutError,
 )
 
-# Classes of SQLSTATE that are about the database's condition, not about our statement: connection,
-# read-only or aborted transaction, deadlock, resources, locks, operator, system.
-_CONDITIONS = {"08", "25", "40", "53", "55", "57", "58"}
+# Classes of SQLSTATE that are about our statement: its data, a constraint, its syntax or rights.
+# Every other is about the database's condition, from a lost connection to a standby.
+_OUR_FAULT = {"22", "23", "42"}
 
 
 @asynccontextmanager
@@ -274,11 +274,10 @@ async def _translated() -> AsyncIterator[None]:
 
 
 def _is_trouble(error: BaseException) -> bool:
-    return (
-        isinstance(error, _TROUBLE)
-        or getattr(error, "connection_invalidated", False)
-        or _get_sqlstate(error)[:2] in _CONDITIONS
-    )
+    if isinstance(error, _TROUBLE) or getattr(error, "connection_invalidated", False):
+        return True
+    sqlstate = _get_sqlstate(error)
+    return sqlstate != "" and sqlstate[:2] not in _OUR_FAULT
 
 
 def _is_full(error: BaseException) -> bool:

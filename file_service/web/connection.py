@@ -107,7 +107,7 @@ class Connection(web.RequestHandler):
         return True
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        """Log what aiohttp did not expect; a client that leaves while it is seen off is expected."""
+        """Log what aiohttp did not expect; clients that leave when refused are expected."""
         if not isinstance(kwargs.get("exc_info"), CutShort):
             super().log_exception(*args, **kwargs)
 
@@ -155,6 +155,9 @@ class Server(web.Server):
         busy = [each._task_handler for each in self.connections if each._request_in_progress]
         if tasks := [task for task in busy if task is not None]:
             await asyncio.wait(tasks, timeout=timeout)
+        for each in self.connections:
+            if each._request_in_progress and each.transport is not None:
+                each.transport.abort()  # also where its client does not read
         super().pre_shutdown()
         await super().shutdown(CUT_SECONDS)
 

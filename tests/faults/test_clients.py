@@ -29,7 +29,7 @@ from tests.processes import ServiceProcess
 
 CLIENTS = 5_000 if IS_THOROUGH else 300
 AT_ONCE = 50
-DELETED = 1_000 if IS_THOROUGH else 100
+DELETED = 1_000 if IS_THOROUGH else 30
 LARGE = 8 * 1024 * 1024
 SETTLE_SECONDS = 10
 

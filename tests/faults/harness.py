@@ -71,7 +71,9 @@ class Load:
 
     async def _until(self, end: float, act: Any, session: aiohttp.ClientSession) -> None:
         while time.monotonic() < end:
-            with suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
+            # AttributeError: aiohttp's client, when a connection breaks as its request is sent
+            # (ClientResponse.start meets a connection without protocol). Nothing was answered.
+            with suppress(aiohttp.ClientError, TimeoutError, ConnectionError, AttributeError):
                 await act(session)
             await asyncio.sleep(0.001)
 

@@ -116,7 +116,7 @@ def build_app(settings: Settings, identity: str) -> web.Application:
         origins=frozenset(settings.cors_origins),
         proxies=settings.trusted_proxies,
     )
-    add_routes(app)
+    add_routes(app, has_metrics=settings.metrics)
 
     async def hold_parts(app: web.Application) -> AsyncIterator[None]:
         async with open_parts(settings, identity) as parts:

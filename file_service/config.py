@@ -86,6 +86,7 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[
         tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)
     ] = ()
+    metrics: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

@@ -10,6 +10,14 @@ class FileServiceError(Exception):
     title = "The service failed"
 
 
+def find_codes() -> list[str]:
+    """Return the code of every kind of error there is."""
+    kinds = [FileServiceError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return [kind.code for kind in kinds]
+
+
 class Malformed(FileServiceError):
     """A request that does not say what it wants in a way that can be understood."""
 

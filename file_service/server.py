@@ -15,6 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
+from file_service import metrics
 from file_service.app import build_app
 from file_service.config import Settings
 from file_service.errors import StartupError
@@ -57,6 +58,7 @@ def serve(settings: Settings, identity: str) -> None:
         if settings.workers == 1:
             asyncio.run(run_worker(settings, identity, sockets[0]))
             return
+    metrics.share(settings.workers)
     # The parent has no thread when it forks, so it logs only before and after.
     Supervisor(
         sockets, lambda sock, parent: _work(settings, identity, sock, parent), settings
@@ -236,6 +238,7 @@ class Supervisor:
             for other in self._sockets:
                 if other is not sock:
                     other.close()
+            metrics.join(self._sockets.index(sock))
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOP, signal.SIGCHLD})
             self._work(sock, self._alive)
             status = 0

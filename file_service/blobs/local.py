@@ -15,6 +15,7 @@ from caio.thread_aio_asyncio import AsyncioContext
 
 from file_service.blobs import disk
 from file_service.errors import BlobMissing, NoRoom, StoreUnavailable
+from file_service.metrics import Counter
 from file_service.models import BlobInfo, Chunks
 from file_service.tasks import to_its_end
 
@@ -31,6 +32,8 @@ ROOM_SECONDS = 1.0
 
 # How long a byte that could be written proves that bytes can be.
 PROBE_SECONDS = 1.0
+
+FAILURES = Counter("disk_failures", "Writes and syncs that ended in an I/O error.")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ERRNO_BY_TEXT = {os.strerror(number): number for number in errno.errorcode}
@@ -261,6 +264,7 @@ class LocalStore:
                 raise NoRoom("There is no room left where the files are kept.") from error
             if number == errno.EIO:
                 self._failures.append(time.monotonic())
+                FAILURES.add()
             raise StoreUnavailable(f"The blob store failed: {os.strerror(number)}.") from error
 
 

@@ -14,6 +14,7 @@ from file_service.blobs.store import BlobStore
 from file_service.catalogue.queries import Catalogue
 from file_service.core.names import is_id
 from file_service.errors import BlobMissing, FileNotFound, FileServiceError
+from file_service.metrics import Counter
 from file_service.models import BlobInfo, File
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,14 @@ class Scrubbed:
         return asdict(self)
 
 
+SETTLED = Counter(
+    "settled",
+    "What a crash or a lost connection left, by what became of it.",
+    label="result",
+    values=asdict(Settled()),
+)
+
+
 class Upkeep:
     """Puts the store and the catalogue in step; everything it does may be interrupted and rerun."""
 
@@ -99,6 +108,8 @@ class Upkeep:
             else:
                 if settled != Settled():
                     logger.info("settled", extra=asdict(settled))
+                for result, count in asdict(settled).items():
+                    SETTLED.add(count, value=result)
             with suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD_SECONDS):
                     await self._is_wanted.wait()

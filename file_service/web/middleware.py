@@ -4,12 +4,14 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
 from aiohttp import web
 
 from file_service import errors
+from file_service.metrics import Counter
 from file_service.web.body import check_framing, forgo_body
 from file_service.web.keys import HEALTH, REQUEST_ID
 from file_service.web.origins import is_preflight, render_preflight
@@ -44,6 +46,13 @@ STATUS: dict[type[errors.FileServiceError], int] = {
     errors.NoRoom: 507,
 }
 
+REQUESTS = Counter(
+    "requests",
+    "Requests that ended; 499 where the client left before its answer.",
+    label="status",
+    values=[*(str(status.value) for status in HTTPStatus), "499"],
+)
+
 _SANE_REQUEST_ID = re.compile(r"[0-9A-Za-z._~:/+=@-]{1,128}")
 
 
@@ -58,6 +67,7 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
         status, size = response.status, response.content_length or 0
         return response
     finally:
+        REQUESTS.add(value=str(status))
         access.log(
             logging.DEBUG if _is_probe(request) and status == 200 else logging.INFO,
             "request",

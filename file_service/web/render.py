@@ -8,7 +8,8 @@ from typing import Any
 
 from aiohttp import web
 
-from file_service.errors import FileServiceError, Malformed
+from file_service.errors import FileServiceError, Malformed, find_codes
+from file_service.metrics import Counter
 from file_service.models import File
 from file_service.web.headers import (
     format_digests,
@@ -20,9 +21,13 @@ from file_service.web.headers import (
 )
 from file_service.web.keys import PUBLIC, REQUEST_ID
 
-# The problem types of digests are registered (draft-ietf-httpapi-digest-fields-problem-types).
 SERVER = "file-service"
 
+PROBLEMS = Counter(
+    "problems", "Errors, by the code of their problem type.", label="code", values=find_codes()
+)
+
+# The problem types of digests are registered (draft-ietf-httpapi-digest-fields-problem-types).
 REGISTERED = "https://iana.org/assignments/http-problem-types#"
 
 
@@ -102,6 +107,7 @@ def render_problem(
     request: web.BaseRequest, error: FileServiceError, status: int, **members: Any
 ) -> web.Response:
     """Render an error of ours as problem details (RFC 9457)."""
+    PROBLEMS.add(value=error.code)
     members = {"request_id": request.get(REQUEST_ID), **members}
     return _render_problem(request, error.code, error.title, status, str(error), **members)
 

@@ -8,8 +8,8 @@ ONE = "/files/{id:[^/]+}"
 SLASH = "{slash:/?}"
 
 
-def add_routes(app: web.Application) -> None:
-    """Add every route of the service to `app`."""
+def add_routes(app: web.Application, *, has_metrics: bool = False) -> None:
+    """Add every route of the service to `app`, /metrics only where it is asked for."""
     route = app.router.add_route
 
     route("POST", f"/files{SLASH}", uploads.post_file)
@@ -26,3 +26,6 @@ def add_routes(app: web.Application) -> None:
     route("HEAD", f"/openapi.json{SLASH}", status.get_openapi)
     route("GET", f"/readyz{SLASH}", status.get_readyz)
     route("HEAD", f"/readyz{SLASH}", status.get_readyz)
+    if has_metrics:
+        route("GET", f"/metrics{SLASH}", status.get_metrics)
+        route("HEAD", f"/metrics{SLASH}", status.get_metrics)

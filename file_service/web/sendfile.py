@@ -11,10 +11,14 @@ from typing import BinaryIO
 from aiohttp import web
 
 from file_service.errors import BlobMissing, FileServiceError
+from file_service.metrics import Counter
 from file_service.models import File
 from file_service.web.keys import FILES, LIMITS
+from file_service.web.render import PROBLEMS
 
 logger = logging.getLogger(__name__)
+
+SENT = Counter("sent_bytes", "Bytes of files in answers, or ranges of them, that were sent whole.")
 
 Segment = bytes | range
 """A piece of a response's body: bytes as they are, or a span of the blob."""
@@ -38,12 +42,14 @@ async def send_body(
         try:
             for segment in segments:
                 await _send_segment(request, response, file, blob, segment)
+                SENT.add(len(segment))
         except ConnectionError:
             raise  # the client left; before OSError, which it is, too
         except TimeoutError:
             logger.info("the client stopped reading %s", file.id)
             reset(request)
         except (OSError, FileServiceError):
+            PROBLEMS.add(value=BlobMissing.code)
             extra = {"code": BlobMissing.code}
             logger.exception("download of %s broke off", file.id, extra=extra)
             reset(request)

@@ -1,4 +1,4 @@
-"""healthz, readyz, openapi.json: what supervisors, load balancers and developers ask."""
+"""healthz, readyz, metrics, openapi.json: what supervisors, load balancers and developers ask."""
 
 from functools import cache
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from aiohttp import web
 
+from file_service import metrics
 from file_service.web.keys import HEALTH
 from file_service.web.render import render_json
 
@@ -22,6 +23,12 @@ async def get_readyz(request: web.Request) -> web.Response:
     """Answer 200 only while files can be taken and served; the reasons otherwise."""
     await request.app[HEALTH].check()
     return render_json({"status": "ready"}, headers=_FRESH)
+
+
+async def get_metrics(_request: web.Request) -> web.Response:
+    """Answer with the counters of all workers, in Prometheus' text format."""
+    headers = {"Content-Type": metrics.CONTENT_TYPE, **_FRESH}
+    return web.Response(body=metrics.format_all().encode(), headers=headers)
 
 
 async def get_openapi(_request: web.Request) -> web.Response:

@@ -1,11 +1,14 @@
+import re
 import shutil
 from collections.abc import Awaitable, Callable
+from urllib.request import urlopen
 
 import pytest
 
 from file_service.config import Settings
 from file_service.web.keys import HEALTH
-from tests.conftest import Client, ServiceServer
+from file_service.web.render import PROBLEMS
+from tests.conftest import Client, MakeService, ServiceServer
 
 Serve = Callable[..., Awaitable[Client]]
 
@@ -52,3 +55,39 @@ async def test_readiness_comes_back_by_itself(client: Client, settings: Settings
     away.rename(settings.dir)
     async with client.get("/readyz") as response:
         assert response.status == 200
+
+
+async def test_metrics_are_there_only_where_asked_for(client: Client, serve: Serve) -> None:
+    async with client.get("/metrics") as response:
+        assert response.status == 404
+    open_client = await serve(metrics=True)
+    async with open_client.post("/files/", data=b"abc") as response:
+        assert response.status == 201
+    async with open_client.get("/metrics") as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        assert response.headers["Cache-Control"] == "no-store"
+        text = await response.text()
+    assert 'file_service_requests_total{status="201"}' in text
+    assert 'file_service_problems_total{code="not-found"}' not in text
+    assert "file_service_received_bytes_total" in text
+
+
+async def test_unreadable_bytes_are_counted(client: Client, settings: Settings) -> None:
+    async with client.post("/files/", data=b"abc") as response:
+        key = await response.text()
+    (settings.dir / "blobs" / key[:2] / key).unlink()
+    before = PROBLEMS.get("blob-missing")
+    async with client.get(f"/files/{key}/") as response:
+        assert response.status == 500
+    assert PROBLEMS.get("blob-missing") == before + 1
+
+
+def test_workers_are_counted_together(make_service: MakeService) -> None:
+    service = make_service("--workers", "2", "--metrics")
+    for _ in range(40):  # each a connection of its own: on both workers
+        with urlopen(f"{service.url}/healthz") as answer:
+            assert answer.status == 200
+    with urlopen(f"{service.url}/metrics") as answer:
+        text = answer.read().decode()
+    assert int(re.search(r'requests_total\{status="200"\} (\d+)', text)[1]) >= 40  # type: ignore[index]

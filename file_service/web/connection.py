@@ -155,9 +155,6 @@ class Server(web.Server):
         busy = [each._task_handler for each in self.connections if each._request_in_progress]
         if tasks := [task for task in busy if task is not None]:
             await asyncio.wait(tasks, timeout=timeout)
-        for each in self.connections:
-            if each._request_in_progress and each.transport is not None:
-                each.transport.abort()  # also where its client does not read
         super().pre_shutdown()
         await super().shutdown(CUT_SECONDS)
 

@@ -5,15 +5,6 @@ from collections.abc import Callable
 
 import pytest
 
-# `make test` has the kills. The rest takes its time, or root: `make faults` runs all of it.
-if os.environ.get("FILE_SERVICE_TEST_THOROUGH") != "1":
-    collect_ignore_glob = [
-        f"test_{name}*.py"
-        for name in (
-            "clients", "disk", "hosts", "mutants", "postgres", "power", "shutdown", "steps",
-        )
-    ]  # fmt: skip
-
 from tests.e2e.conftest import find_program
 
 

@@ -72,17 +72,17 @@ MUTANTS = [
     Mutant(
         "the folder of a new blob is not synced",
         DISK,
-        "        os.link(stage, blob)\n    _fsync_folder(blob.parent)\n",
-        "        os.link(stage, blob)\n",
+        "    os.link(stage, blob)\n    _fsync_folder(blob.parent)\n",
+        "    os.link(stage, blob)\n",
         "power_after_upload",
     ),
     Mutant(
-        "the folder of a new shard is not synced",
+        "the folders of a new store are not synced",
         DISK,
-        "        _fsync_folder(blob.parent.parent)\n",
-        "",
-        "power_after_upload",
-        unseen="fsync of the shard commits the journal that its own entry is in, on both systems",
+        '(folder / "blobs", folder, folder.parent)',
+        "(folder, folder.parent)",
+        "power_after_start",
+        unseen="fsync of a shard commits the journal that its own entry is in, on both systems",
     ),
     Mutant(
         "the folder of a removed blob is not synced",
@@ -108,16 +108,16 @@ MUTANTS = [
     Mutant(
         "a new store's folder is not synced",
         DISK,
-        "    _fsync_folder(folder)\n    _fsync_folder(folder.parent)\n",
-        "    _fsync_folder(folder.parent)\n",
+        "        draft.unlink()\n    _fsync_folder(folder)\n",
+        "        draft.unlink()\n",
         "power_after_start",
         kinds=("xfs",),  # on ext4 the fsync of the folder above commits the same journal
     ),
     Mutant(
         "the folder above a new store is not synced",
         DISK,
-        "    _fsync_folder(folder)\n    _fsync_folder(folder.parent)\n",
-        "    _fsync_folder(folder)\n",
+        '(folder / "blobs", folder, folder.parent)',
+        '(folder / "blobs", folder)',
         "power_after_start",
         unseen="the operator made the folder; its entry is in the journal that our fsyncs commit",
     ),
@@ -140,17 +140,17 @@ MUTANTS = [
     Mutant(
         "an upload's row comes before its blob",
         UPLOADS,
-        "        for file in self.files:\n            await self._store.commit(file.id)\n",
+        "        for file in self.files:\n            self._committed",
         "        await self._catalogue.add_files(self.files)\n"
-        "        for file in self.files:\n            await self._store.commit(file.id)\n",
+        "        for file in self.files:\n            self._committed",
         "kill_upload_at_link",
     ),
     Mutant(
         "the files of a form come one by one",
         UPLOADS,
-        "            self._committed.append(file.id)\n"
+        "            await self._store.commit(file.id)\n"
         "        await self._catalogue.add_files(self.files)\n",
-        "            self._committed.append(file.id)\n"
+        "            await self._store.commit(file.id)\n"
         "            await self._catalogue.add_files([file])\n",
         "kill_form_at_second",
     ),
@@ -190,8 +190,9 @@ MUTANTS = [
     Mutant(
         "nothing is recovered",
         UPKEEP,
-        "        settled = Settled()\n        try:\n            async for",
-        "        settled = Settled()\n        return settled\n        try:\n            async for",
+        "        settled = Settled()\n        try:\n            await self._store.tidy()",
+        "        settled = Settled()\n        return settled\n"
+        "        try:\n            await self._store.tidy()",
         "kill_upload_at_row",
     ),
     Mutant(
@@ -233,10 +234,9 @@ MUTANTS = [
     ),
     Mutant(
         "an upload goes into whatever folder is there",
-        LOCAL,
-        "            await disk.check_identity(self._folder, self._identity)\n"
-        "            await self._learn_room()\n",
-        "            await self._learn_room()\n",
+        DISK,
+        "    _check_identity(folder, identity)\n    return _measure_room(folder)\n",
+        "    return _measure_room(folder)\n",
         "upload_to_another_store",
     ),
     Mutant(

@@ -119,8 +119,17 @@ async def wait_for_death(service: ServiceProcess) -> None:
 
 
 async def killed_gc(place: Place, at: int, match: str = "", **variables: str) -> Steps:
-    """Run gc, which makes a new store and recovers an old one; kill it before its step `at`."""
-    command = [sys.executable, "-m", "file_service", "gc", *place.flags]
+    """Run gc, which recovers a store; kill it before its step `at`."""
+    return await _killed(["gc", *place.flags], place, at, match, **variables)
+
+
+async def killed_start(place: Place, at: int, match: str) -> Steps:
+    """Start the service, which makes a new store; kill it before its step `at`."""
+    return await _killed(["serve", "--port", "0", *place.flags], place, at, match)
+
+
+async def _killed(flags: list[str], place: Place, at: int, match: str, **variables: str) -> Steps:
+    command = [sys.executable, "-m", "file_service", *flags]
     # It stops itself before it becomes the command, so that no step of that is missed.
     process = await asyncio.create_subprocess_exec(
         "sh", "-c", 'kill -STOP $$; exec "$@"', "sh", *command,

@@ -8,7 +8,7 @@ import pytest
 from tests.faults.disks import LOG_FLUSHED, NOTHING_FLUSHED, Kind
 from tests.faults.harness import IS_THOROUGH, Load, report
 from tests.faults.machine import Machine, Where, made_machine
-from tests.faults.single import killed_gc
+from tests.faults.single import killed_start
 from tests.faults.steps import IS_SUPPORTED, killing
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("as_root")]
@@ -126,13 +126,14 @@ async def test_a_store_just_made_is_still_the_same_after_a_power_cut(
 @tracing
 @on_every_disk
 @with_every_catalogue
+@pytest.mark.parametrize("at", [1, 2], ids=["folders", "identity"])
 async def test_a_store_half_made_is_made_whole_before_it_is_relied_on(
-    kind: Kind, where: Where, seed: int
+    kind: Kind, where: Where, at: int, seed: int
 ) -> None:
     """The first start dies before it has synced; the second one must not take that for granted."""
     async with made_machine(kind, where, seed) as machine:
         machine.age()
-        steps = await killed_gc(machine.single.place, 1, r"^fsync .*/files$")
+        steps = await killed_start(machine.single.place, at, r"^fsync .*/files$")
         assert steps.has_killed, steps.taken
         async with machine.serving() as service:
             await machine.cut(service)

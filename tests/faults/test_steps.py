@@ -135,7 +135,8 @@ async def choose_deaths(single: Single) -> Iterable[int]:
         return itertools.count(1)
     place = copy_place(single.place, single.place.folder.parent / "survivor")
     steps = await killed_gc(place, NEVER)
-    return sorted(single.chance.sample(range(1, len(steps.taken) + 1), SAMPLE))
+    counted = [step for step in steps.taken if str(place.folder.parent) in step]
+    return sorted(single.chance.sample(range(1, len(counted) + 1), SAMPLE))
 
 
 def make_place(root: Path, catalogue: Path) -> Place:

@@ -4,9 +4,17 @@ import asyncio
 import json
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from aiohttp.test_utils import TestClient
+
+class Listener(Protocol):
+    """Whatever listens at an address."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,8 @@ class Wire:
         self.writer = writer
 
     @classmethod
-    async def to(cls, client: TestClient[Any, Any]) -> "Wire":
-        return cls(*await asyncio.open_connection(client.host, client.port))
+    async def to(cls, listener: Listener) -> "Wire":
+        return cls(*await asyncio.open_connection(listener.host, listener.port))
 
     async def send(self, *pieces: bytes) -> None:
         for piece in pieces:

@@ -1,22 +1,42 @@
 import hashlib
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
 
 from file_service.web.headers import format_digests
-from tests.conftest import Client
+from tests.conftest import MakeService
 from tests.web.standards import ALL, ROWS, Row, render
-from tests.wire import Wire
+from tests.wire import Answer, Wire
 
 PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
 
 
-async def upload(client: Client, body: str) -> tuple[str, str]:
-    async with client.put("/files/a.txt", data=body.encode()) as response:
-        path = response.headers["Location"]
-    async with client.head(path) as response:
-        return path, response.headers["Last-Modified"]
+@dataclass(frozen=True)
+class Address:
+    """Where the service under test listens."""
+
+    host: str
+    port: int
+
+    async def ask(self, request: bytes, *, is_head: bool = False) -> Answer:
+        wire = await Wire.to(self)
+        await wire.send(request)
+        answer = await wire.receive(is_head=is_head)
+        await wire.close()
+        return answer
+
+
+async def upload(address: Address, body: str) -> tuple[str, str]:
+    head = f"PUT /files/a.txt HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    created = await address.ask((head + body).encode())
+    path = created.headers["location"]
+    seen = await address.ask(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), is_head=True)
+    return path, seen.headers["last-modified"]
 
 
 def describe(path: str, empty: str, date: str) -> dict[str, str]:
@@ -45,12 +65,9 @@ def write_request(row: Row, words: dict[str, str]) -> bytes:
     return (fill("\r\n".join(lines), words) + row.body).encode()
 
 
-async def ask(client: Client, row: Row, words: dict[str, str]) -> list[str]:
+async def ask(address: Address, row: Row, words: dict[str, str]) -> list[str]:
     """Send the request of a row; return what is other than it says."""
-    wire = await Wire.to(client)
-    await wire.send(write_request(row, words))
-    answer = await wire.receive(is_head=row.line.startswith("HEAD"))
-    await wire.close()
+    answer = await address.ask(write_request(row, words), is_head=row.line.startswith("HEAD"))
     wrong = [] if answer.status == row.status else [f"status {answer.status}"]
     for name, expected in row.answer.items():
         found = answer.headers.get(name.lower())
@@ -66,14 +83,19 @@ async def ask(client: Client, row: Row, words: dict[str, str]) -> list[str]:
     return wrong
 
 
-async def test_every_row_of_the_standards_is_answered_as_it_says(client: Client) -> None:
-    path, date = await upload(client, ALL)
-    empty, _ = await upload(client, "")
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_every_row_of_the_standards_is_answered_as_it_says(
+    make_service: MakeService, workers: int
+) -> None:
+    url = urlsplit(make_service("--workers", str(workers)).url)
+    address = Address(str(url.hostname), int(url.port or 0))
+    path, date = await upload(address, ALL)
+    empty, _ = await upload(address, "")
     words = describe(path, empty, date)
     broken = {
         f"{row.source}: {row.says}": wrong
         for row in ROWS
-        if (wrong := await ask(client, row, words))
+        if (wrong := await ask(address, row, words))
     }
     assert broken == {}
     assert len(ROWS) >= 100

@@ -108,6 +108,7 @@ def build_app(settings: Settings, identity: str) -> web.Application:
     app.on_response_prepare.append(allow_origin)
     app[LIMITS] = Limits(
         idle_seconds=settings.idle_seconds,
+        min_rate=settings.min_rate,
         form_parts=settings.max_form_parts,
         form_fields=settings.max_form_fields,
     )

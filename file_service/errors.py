@@ -4,18 +4,22 @@ from collections.abc import Sequence
 
 
 class FileServiceError(Exception):
-    """The base of all our errors: a stable `code`, a constant `title`; str() is the detail."""
+    """A fault of the service's own; the log has more under the same request id.
+
+    The base of all errors: `code` is stable, `title` is constant, str() is the detail. The first
+    line of an error's docstring is what callers read of it at its problem type's address.
+    """
 
     code = "internal"
     title = "The service failed"
 
 
-def find_codes() -> list[str]:
-    """Return the code of every kind of error there is."""
+def find_kinds() -> dict[str, type[FileServiceError]]:
+    """Return every kind of error there is, by its code."""
     kinds = [FileServiceError]
     for kind in kinds:
         kinds += kind.__subclasses__()
-    return [kind.code for kind in kinds]
+    return {kind.code: kind for kind in kinds}
 
 
 class Malformed(FileServiceError):

@@ -4,14 +4,10 @@ import hashlib
 from collections.abc import AsyncIterator, Collection, Mapping
 
 from file_service.errors import DigestMismatch, TooLarge
-from file_service.metrics import Counter
 from file_service.models import Chunks
 
 # RFC 9530 §7.2: the active algorithms, by the names that hashlib has for them.
 ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}
-
-
-RECEIVED = Counter("received_bytes", "Bytes of files that arrived, stored in the end or not.")
 
 
 class Measured:
@@ -41,7 +37,6 @@ class Measured:
         hashes = self._hashes.values()
         async for chunk in self._chunks:
             self.size += len(chunk)
-            RECEIVED.add(len(chunk))
             check_size(self.size, self._limit)
             for each in hashes:
                 each.update(chunk)

@@ -14,11 +14,14 @@ from file_service.errors import (
     UnknownExpectation,
     UnknownVersion,
 )
+from file_service.metrics import Counter
 from file_service.web.keys import EXPECTED, LIMITS
 
 # Network reads are gathered up to this size before they are hashed and written: the hop to the
 # disk thread costs the same for 16 KiB and for 256.
 COALESCED = 256 * 1024
+
+RECEIVED = Counter("received_bytes", "Bytes of bodies that arrived, stored in the end or not.")
 
 
 def check_encoding(request: web.Request) -> None:
@@ -62,12 +65,13 @@ async def chunks(request: web.Request) -> AsyncIterator[bytes]:
     """Yield the body in pieces of at least COALESCED bytes, the last one as long as it is.
 
     Raises CutShort where the body ends before its Content-Length or its last chunk, and Stalled
-    where it neither ends nor goes on.
+    where it goes on too slowly or not at all.
     """
     await _continue(request)
+    reader = _Reader(request)
     pieces: list[bytes] = []
     held = 0
-    while piece := await _read(request):
+    while piece := await reader.read():
         pieces.append(piece)
         held += len(piece)
         if held >= COALESCED:
@@ -83,15 +87,41 @@ async def chunks(request: web.Request) -> AsyncIterator[bytes]:
         yield b"".join(pieces)
 
 
-async def _read(request: web.Request) -> bytes:
-    idle_seconds = request.app[LIMITS].idle_seconds
-    try:
-        # Of silence, not in all: a slow gigabyte is welcome.
-        async with asyncio.timeout(idle_seconds):
-            return await request.content.readany()
-    except TimeoutError:
-        raise Stalled(f"Nothing arrived for {idle_seconds:g} seconds.") from None
-    except CutShort:
-        raise
-    except (ConnectionError, RequestPayloadError, PayloadAccessError) as error:
-        raise CutShort("The connection or the framing of the body broke.") from error
+class _Reader:
+    """Reads a body as it arrives, from a client that neither falls silent nor drips.
+
+    Only the time spent waiting for the client counts, and never all of it together: a slow gigabyte
+    is welcome.
+    """
+
+    def __init__(self, request: web.Request) -> None:
+        self._content = request.content
+        self._limits = request.app[LIMITS]
+        self._loop = asyncio.get_running_loop()
+        self._waited = 0.0  # seconds, since the rate was last looked at
+        self._arrived = 0  # bytes, since then
+
+    async def read(self) -> bytes:
+        """Return what has arrived, b"" at the end of the body; Stalled, or CutShort."""
+        asked_at = self._loop.time()
+        try:
+            async with asyncio.timeout(self._limits.idle_seconds):
+                piece = await self._content.readany()
+        except TimeoutError:
+            silence = f"Nothing arrived for {self._limits.idle_seconds:g} seconds."
+            raise Stalled(silence) from None
+        except CutShort:
+            raise
+        except (ConnectionError, RequestPayloadError, PayloadAccessError) as error:
+            raise CutShort("The connection or the framing of the body broke.") from error
+        RECEIVED.add(len(piece))
+        self._waited += self._loop.time() - asked_at
+        self._arrived += len(piece)
+        if self._waited > self._limits.idle_seconds:
+            self._check_rate()
+        return piece
+
+    def _check_rate(self) -> None:
+        if self._arrived < self._limits.min_rate * self._waited:
+            raise Stalled(f"Fewer than {self._limits.min_rate} bytes a second arrived.")
+        self._waited, self._arrived = 0.0, 0

@@ -15,6 +15,7 @@ class Limits:
     """What one request may ask for; sizes in bytes."""
 
     idle_seconds: float = 60.0
+    min_rate: int = 1024  # a second
     form_parts: int = 100
     form_fields: int = 64 * 1024
 
@@ -35,4 +36,5 @@ LIMITS = web.AppKey("limits", Limits)
 PUBLIC = web.AppKey("public", Public)
 
 EXPECTED = web.RequestKey("expected", str)
+IS_CUT = web.RequestKey("is_cut", bool)
 REQUEST_ID = web.RequestKey("request_id", str)

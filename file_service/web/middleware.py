@@ -13,7 +13,7 @@ from aiohttp import web
 from file_service import errors
 from file_service.metrics import Counter
 from file_service.web.body import check_framing, forgo_body
-from file_service.web.keys import HEALTH, REQUEST_ID
+from file_service.web.keys import HEALTH, IS_CUT, REQUEST_ID
 from file_service.web.origins import is_preflight, render_preflight
 from file_service.web.proxies import find_client
 from file_service.web.render import SERVER, render_http_problem, render_problem
@@ -79,6 +79,7 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
                 "size": size,
                 "seconds": round(time.perf_counter() - started, 6),
                 "remote": find_client(request),
+                **({"is_cut": True} if IS_CUT in request else {}),
             },
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from file_service.errors import FileServiceError, Malformed, find_codes
+from file_service.errors import FileServiceError, Malformed, find_kinds
 from file_service.metrics import Counter
 from file_service.models import File
 from file_service.web.headers import (
@@ -24,7 +24,7 @@ from file_service.web.keys import PUBLIC, REQUEST_ID
 SERVER = "file-service"
 
 PROBLEMS = Counter(
-    "problems", "Errors, by the code of their problem type.", label="code", values=find_codes()
+    "problems", "Errors, by the code of their problem type.", label="code", values=find_kinds()
 )
 
 # The problem types of digests are registered (draft-ietf-httpapi-digest-fields-problem-types).

@@ -24,6 +24,8 @@ def add_routes(app: web.Application, *, has_metrics: bool = False) -> None:
     route("HEAD", f"/healthz{SLASH}", status.get_healthz)
     route("GET", f"/openapi.json{SLASH}", status.get_openapi)
     route("HEAD", f"/openapi.json{SLASH}", status.get_openapi)
+    route("GET", f"/problems/{{code}}{SLASH}", status.get_problem)
+    route("HEAD", f"/problems/{{code}}{SLASH}", status.get_problem)
     route("GET", f"/readyz{SLASH}", status.get_readyz)
     route("HEAD", f"/readyz{SLASH}", status.get_readyz)
     if has_metrics:

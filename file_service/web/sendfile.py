@@ -13,7 +13,7 @@ from aiohttp import web
 from file_service.errors import BlobMissing, FileServiceError
 from file_service.metrics import Counter
 from file_service.models import File
-from file_service.web.keys import FILES, LIMITS
+from file_service.web.keys import FILES, IS_CUT, LIMITS
 from file_service.web.render import PROBLEMS
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ async def _copy_span(
 
 def reset(request: web.Request) -> None:
     """Reset the connection, so that nothing that follows is taken for the rest of this answer."""
+    request[IS_CUT] = True
     transport = request.transport
     if transport is not None:
         # Zero seconds of lingering make it a RST: even a client that ignores lengths sees it.

@@ -1,4 +1,4 @@
-"""healthz, readyz, metrics, openapi.json: what supervisors, load balancers and developers ask."""
+"""What supervisors, load balancers and developers ask: health, metrics, descriptions."""
 
 from functools import cache
 from pathlib import Path
@@ -8,6 +8,7 @@ import yaml
 from aiohttp import web
 
 from file_service import metrics
+from file_service.errors import find_kinds
 from file_service.web.keys import HEALTH
 from file_service.web.render import render_json
 
@@ -34,6 +35,15 @@ async def get_metrics(_request: web.Request) -> web.Response:
 async def get_openapi(_request: web.Request) -> web.Response:
     """Answer with the description of the API."""
     return render_json(load_description())
+
+
+async def get_problem(request: web.Request) -> web.Response:
+    """Answer with what a problem type means, which its URI leads to (RFC 9457 §3.1.1)."""
+    kind = find_kinds().get(request.match_info["code"])
+    if kind is None:
+        raise web.HTTPNotFound
+    description = (kind.__doc__ or "").partition("\n")[0]
+    return render_json({"title": kind.title, "description": description})
 
 
 @cache

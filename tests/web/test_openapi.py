@@ -1,13 +1,13 @@
 import re
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 
 import pytest
 from openapi_spec_validator import validate
 
 from file_service.web.status import load_description
-from tests.conftest import Client, ServiceServer
-from tests.processes import ServiceProcess
+from tests.conftest import Client, MakeService, ServiceServer
 
 sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -24,8 +24,10 @@ async def test_the_description_is_served(client: Client) -> None:
 
 
 @sqlite_only
-async def test_the_description_has_every_route_and_no_other(client: Client) -> None:
-    server = client.server
+async def test_the_description_has_every_route_and_no_other(
+    serve: Callable[..., Awaitable[Client]],
+) -> None:
+    server = (await serve(metrics=True)).server
     assert isinstance(server, ServiceServer)
     served = {
         (route.method, re.sub(r"\{\w+(:[^{}]*)?\}$", "", route.resource.canonical))
@@ -45,8 +47,9 @@ async def test_the_description_has_every_route_and_no_other(client: Client) -> N
 
 @sqlite_only
 @pytest.mark.timeout(300)
-def test_the_service_does_what_the_description_says(service: ServiceProcess) -> None:
+def test_the_service_does_what_the_description_says(make_service: MakeService) -> None:
     """Hundreds of requests made up from the description, every answer held against it."""
+    service = make_service("--metrics")
     done = subprocess.run(
         [
             sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json",

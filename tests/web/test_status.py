@@ -6,6 +6,7 @@ from urllib.request import urlopen
 import pytest
 
 from file_service.config import Settings
+from file_service.errors import find_kinds
 from file_service.web.keys import HEALTH
 from file_service.web.render import PROBLEMS
 from tests.conftest import Client, MakeService, ServiceServer
@@ -91,3 +92,21 @@ def test_workers_are_counted_together(make_service: MakeService) -> None:
     with urlopen(f"{service.url}/metrics") as answer:
         text = answer.read().decode()
     assert int(re.search(r'requests_total\{status="200"\} (\d+)', text)[1]) >= 40  # type: ignore[index]
+
+
+async def test_a_problem_type_leads_to_what_it_means(client: Client) -> None:
+    async with client.get("/files/x/") as response:
+        kind = (await response.json(content_type="application/problem+json"))["type"]
+    async with client.get(kind) as response:
+        told = await response.json()
+    assert told["title"] == "There is no such file"
+    assert "id" in told["description"]
+    async with client.get("/problems/no-such-thing") as response:
+        assert response.status == 404
+
+
+def test_every_kind_of_error_says_what_it_means_in_one_line() -> None:
+    for code, kind in find_kinds().items():
+        line = (kind.__doc__ or "").partition("\n")[0]
+        assert line.endswith("."), code
+        assert len(line) > 20, code

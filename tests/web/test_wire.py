@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 
@@ -184,8 +185,29 @@ async def test_a_silent_uploader_is_told_and_let_go(serve: Serve, leftovers: Lef
     assert (leftovers.files(), await leftovers.rows()) == ([], 0)
 
 
+async def test_an_uploader_that_drips_is_told_and_let_go(
+    serve: Serve, leftovers: Leftovers
+) -> None:
+    wire = await Wire.to(await serve(idle_seconds=0.2, min_rate=1000))
+    await wire.send(POST + b"Content-Length: 100000\r\n\r\n")
+    dripping = asyncio.create_task(drip(wire))
+    answer = await wire.receive()
+    assert (answer.status, answer.problem["type"]) == (408, "/problems/stalled")
+    assert "1000 bytes a second" in answer.problem["detail"]
+    dripping.cancel()
+    await wire.close()
+    assert (leftovers.files(), await leftovers.rows()) == ([], 0)
+
+
+async def drip(wire: Wire) -> None:
+    with suppress(ConnectionError):
+        while True:
+            await wire.send(b"x")
+            await asyncio.sleep(0.02)
+
+
 async def test_a_slow_uploader_is_waited_for(serve: Serve) -> None:
-    wire = await Wire.to(await serve(idle_seconds=0.5))
+    wire = await Wire.to(await serve(idle_seconds=0.5, min_rate=1))
     await wire.send(POST + b"Content-Length: 20\r\n\r\n")
     for _ in range(20):  # twice as long as the silence that is allowed
         await wire.send(b"x")

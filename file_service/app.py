@@ -116,6 +116,7 @@ def build_app(settings: Settings, identity: str) -> web.Application:
         url=settings.public_url,
         origins=frozenset(settings.cors_origins),
         proxies=settings.trusted_proxies,
+        forwarded_header=settings.forwarded_header,
     )
     add_routes(app, has_metrics=settings.metrics)
 

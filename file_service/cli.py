@@ -92,6 +92,7 @@ def _add_serve_flags(parser: argparse.ArgumentParser) -> None:
     add("--public-url", help="what links begin with, behind a proxy")
     add("--cors-origins", help="origins whose pages may use the service, by commas (none)")
     add("--trusted-proxies", help="proxies whose forwarded addresses are believed (none)")
+    add("--forwarded-header", help="which they write: X-Forwarded-For (default) or Forwarded")
     add("--metrics", action="store_const", const=True, help="serve /metrics to everybody (no)")
     add("--log-level", help="debug, info, warning or error (info)")
 

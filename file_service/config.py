@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.types import ByteSize
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -40,6 +40,12 @@ def _without_slash(url: Any) -> Any:
     if url and re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", str(url)) is None:
         raise ValueError("not an http:// or https:// address without a query")
     return str(url).rstrip("/")
+
+
+def _check_origin(origin: str) -> str:
+    if re.fullmatch(r"https?://[^\s/?#,]+", origin) is None:
+        raise ValueError(f"{origin!r} is no origin, like https://app.example, without a path")
+    return origin
 
 
 def _split(value: Any) -> Any:
@@ -83,10 +89,15 @@ class Settings(BaseSettings):
     max_form_parts: int = Field(default=100, ge=1)
     max_form_fields: ByteSize = Field(default=ByteSize(64 * 1024), ge=0)
     public_url: Annotated[str, BeforeValidator(_without_slash)] = ""
-    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
+    cors_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_check_origin)], ...],
+        NoDecode,
+        BeforeValidator(_split),
+    ] = ()
     trusted_proxies: Annotated[
         tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)
     ] = ()
+    forwarded_header: Literal["X-Forwarded-For", "Forwarded"] = "X-Forwarded-For"
     metrics: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -20,7 +20,7 @@ from aiologger.handlers.base import Handler
 from aiologger.levels import LogLevel
 from aiologger.records import ExtendedLogRecord
 
-MOST_LINES = 200_000  # waiting for a slow reader; about 60 MB
+MOST_BYTES = 64 * 1024 * 1024  # of lines that wait for a slow reader
 LINES_AT_ONCE = 512
 FLUSH_SECONDS = 5
 
@@ -45,17 +45,25 @@ class FdHandler(Handler):  # type: ignore[misc]  # aiologger has no types
         self.broken: OSError | None = None
         self._fd = os.dup(fd)
         self._lines: deque[bytes] = deque()
+        # Bytes, each counted by one thread alone.
+        self._put = self._taken = 0
         self._wake = threading.Event()
         self._is_closing = False
         self._thread = threading.Thread(target=self._write_lines, name="log-writer", daemon=True)
         self._thread.start()
 
+    @property
+    def _waiting(self) -> int:
+        return self._put - self._taken
+
     async def emit(self, record: ExtendedLogRecord) -> None:
         """Queue one line; awaits nothing, so that the order of calls is the order of lines."""
-        if self.broken is not None or len(self._lines) >= MOST_LINES:
+        if self.broken is not None or self._waiting >= MOST_BYTES:
             self.dropped += 1
             return
-        self._lines.append((self.formatter.format(record) + "\n").encode())
+        line = (self.formatter.format(record) + "\n").encode()
+        self._put += len(line)
+        self._lines.append(line)
         if not self._wake.is_set():
             self._wake.set()
 
@@ -78,7 +86,9 @@ class FdHandler(Handler):  # type: ignore[misc]  # aiologger has no types
             is_last = self._is_closing
             while self._lines:
                 count = min(len(self._lines), LINES_AT_ONCE)
-                self._write(b"".join(self._lines.popleft() for _ in range(count)))
+                text = b"".join(self._lines.popleft() for _ in range(count))
+                self._write(text)
+                self._taken += len(text)
             if is_last:
                 return
 

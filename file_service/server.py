@@ -35,6 +35,7 @@ READ_BUFFER = 64 * 1024
 RESTART_SECONDS = 1.0
 DISK_THREADS = 32
 MOST_DESCRIPTORS = 65_536
+LARGEST_HEAD = 64 * 1024
 
 # What a worker gets on top of the grace time before it is killed.
 KILL_SECONDS = 10.0
@@ -162,6 +163,7 @@ def make_runner(app: web.Application, settings: Settings) -> Runner:
         limits=ConnectionLimits(
             most=settings.max_connections or choose_max_connections(),
             head_seconds=settings.head_seconds,
+            head_size=max(LARGEST_HEAD, 2 * settings.max_header),
         ),
         access_log=None,
         # Stored bytes are the bytes sent: a Content-Encoding is refused, never undone.
@@ -226,7 +228,12 @@ class Supervisor:
         self._stop()
 
     def _start(self, sock: socket.socket) -> None:
-        pid = os.fork()
+        while True:
+            try:
+                pid = os.fork()
+                break
+            except OSError:  # too many processes: the other workers go on meanwhile
+                time.sleep(RESTART_SECONDS)
         if pid == 0:
             self._become_worker(sock)
         self._workers[pid] = sock

@@ -28,6 +28,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "public_url": "",
         "cors_origins": (),
         "trusted_proxies": (),
+        "forwarded_header": "X-Forwarded-For",
         "metrics": False,
         "log_level": "info",
     }

@@ -109,7 +109,7 @@ def test_a_reader_that_never_reads_is_not_awaited_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(logs, "FLUSH_SECONDS", 0.1)
-    monkeypatch.setattr(logs, "MOST_LINES", 1000)
+    monkeypatch.setattr(logs, "MOST_BYTES", 300_000)
     reader, writer = os.pipe()
     with structured_logs("info", writer):
         for _ in range(5000):

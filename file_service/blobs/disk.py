@@ -203,9 +203,13 @@ def link(stage: Path, blob: Path) -> None:
 
 
 @_in_thread
-def unlink(path: Path) -> None:
-    """Take a name away; absent is success."""
-    path.unlink(missing_ok=True)
+def unlink(path: Path) -> bool:
+    """Take a name away; return whether it was there."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @_in_thread

@@ -101,11 +101,12 @@ class LocalStore:
         with self._translated():
             await disk.link(self._staging / key, self._path(key))
 
-    async def discard(self, key: str) -> None:
+    async def discard(self, key: str) -> bool:
         """Unlink the stage, then let it go: bytes nobody wants are not flushed on closing."""
         with self._translated():
-            await disk.unlink(self._staging / key)
+            was_there = await disk.unlink(self._staging / key)
         await self.release(key)
+        return was_there
 
     async def release(self, key: str) -> None:
         """Let the stage go and leave it where it is."""

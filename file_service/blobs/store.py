@@ -27,8 +27,8 @@ class BlobStore(Protocol):
     async def commit(self, key: str) -> None:
         """Make the staged bytes the blob, atomically and durably; the stage stays held."""
 
-    async def discard(self, key: str) -> None:
-        """Forget the stage and let it go; absent is success."""
+    async def discard(self, key: str) -> bool:
+        """Forget the stage and let it go; return whether it was still there."""
 
     async def release(self, key: str) -> None:
         """Let the stage go and leave its bytes to whoever takes it over."""

@@ -23,13 +23,18 @@ class Files:
 
     async def get(self, file_id: str) -> File:
         """Return the file of this id."""
+        file_id = _check_id(file_id)
         try:
-            return await self._catalogue.get_file(_check_id(file_id))
+            return await self._catalogue.get_file(file_id)
         except FileNotFound:
-            if is_id(file_id) and await self._store.has_stage(file_id):
-                # Its row may still come: a 404 would be taken for the last word.
-                raise Unavailable("The file is being stored, or its outcome settled.") from None
-            raise
+            await self._check_absence(file_id)
+            # Asked again: the row may have come, and its stage gone, between the two.
+            return await self._catalogue.get_file(file_id)
+
+    async def _check_absence(self, file_id: str) -> None:
+        """Raise Unavailable where the row may still come: a 404 would be the last word."""
+        if await self._store.has_stage(file_id):
+            raise Unavailable("The file is being stored, or its outcome settled.")
 
     async def open(self, file: File) -> BinaryIO | None:
         """Open the bytes of `file` for sendfile; None where only `read` has them.
@@ -53,7 +58,11 @@ class Files:
         await to_its_end(self._delete(_check_id(file_id)))
 
     async def _delete(self, file_id: str) -> None:
-        await self._catalogue.remove_file(file_id)
+        try:
+            await self._catalogue.remove_file(file_id)
+        except FileNotFound:
+            await self._check_absence(file_id)
+            await self._catalogue.remove_file(file_id)
         try:
             await self._store.delete(file_id)
             await self._catalogue.drop_removals([file_id])

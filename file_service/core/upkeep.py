@@ -25,8 +25,9 @@ BATCH = 500
 # So many may be swept without a second thought, whatever their share.
 FEW_ORPHANS = 100
 
-# A delayed statement of a lost upload cannot arrive later than this; ids are never reused.
-FENCE_AGE = timedelta(minutes=10)
+# A delayed statement of a lost upload cannot arrive later than this, whatever machine's clock it
+# goes by; ids are never reused, and fences are small.
+FENCE_AGE = timedelta(days=1)
 
 
 @dataclass(slots=True)
@@ -158,9 +159,9 @@ class Upkeep:
                 await self._store.discard(key)
             finally:
                 await self._store.release(key)
-        except FileServiceError as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is about this one
             settled.failed += 1
-            logger.warning("%s cannot be settled yet: %s", key, error)
+            logger.warning("%s cannot be settled yet: %s", key, error, extra={"cause": repr(error)})
             await self._catalogue.check()  # one bad upload is passed over; a dead database is not
 
     async def _finish_removals(self, settled: Settled) -> None:
@@ -234,8 +235,9 @@ class Upkeep:
             on_progress(file.size)
         if is_quarantining:
             for key in scrubbed.corrupt:
-                await self._store.quarantine(key, "corrupt")
-                scrubbed.quarantined.append(key)
+                if await self._store.has_blob(key):  # it may have been deleted since
+                    await self._store.quarantine(key, "corrupt")
+                    scrubbed.quarantined.append(key)
         async for batch in _batched(self._store.blobs()):
             scrubbed.orphan += [info.key for info in await self._find_orphans(batch)]
         return scrubbed

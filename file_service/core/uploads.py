@@ -11,7 +11,7 @@ from file_service.catalogue.queries import Catalogue
 from file_service.core.digests import Measured, check_size
 from file_service.core.names import guess_media_type
 from file_service.core.upkeep import Upkeep
-from file_service.errors import FileServiceError, Malformed, OutcomeUnknown
+from file_service.errors import FileServiceError, Malformed, OutcomeUnknown, StoreUnavailable
 from file_service.models import Chunks, File, NewUpload, Parts
 from file_service.tasks import to_its_end
 
@@ -45,6 +45,7 @@ class Uploads:
         async def one() -> AsyncIterator[tuple[NewUpload, Chunks]]:
             yield new, chunks
 
+        check_size(new.length, self._max_size)
         return (await self.store_all(one(), length=new.length))[0]
 
     async def store_all(self, parts: Parts, *, length: int | None = None) -> list[File]:
@@ -121,13 +122,25 @@ class _Batch:
         await self._catalogue.add_files(self.files)
 
     async def clear(self) -> None:
-        """Drop the stages of files that exist; one that cannot be dropped is left to upkeep."""
+        """Drop the stages of files that exist; one that cannot be dropped is left to upkeep.
+
+        A stage that is gone already was taken for a dead process's. Where its blob went with it,
+        the files are taken back: StoreUnavailable.
+        """
         for key in self._staged:
             try:
-                await self._store.discard(key)
+                is_whole = await self._store.discard(key) or await self._store.has_blob(key)
             except FileServiceError as error:
                 logger.warning("the stage of %s stays for now: %s", key, error)
                 await self.leave()
+                return
+            if not is_whole:
+                await self._take_back()
+
+    async def _take_back(self) -> None:
+        for file in self.files:
+            await self._catalogue.remove_file(file.id)
+        raise StoreUnavailable("The upload was taken for one of a dead process, and settled.")
 
     async def leave(self) -> None:
         """Let every stage go as it is: upkeep settles it against the catalogue."""

@@ -9,12 +9,14 @@ from aiohttp.web import PayloadAccessError, RequestPayloadError
 from file_service.errors import (
     CutShort,
     EncodedContent,
+    Malformed,
     Stalled,
     UnknownCoding,
     UnknownExpectation,
     UnknownVersion,
 )
 from file_service.metrics import Counter
+from file_service.web.headers import combine
 from file_service.web.keys import EXPECTED, LIMITS
 
 # Network reads are gathered up to this size before they are hashed and written: the hop to the
@@ -24,20 +26,33 @@ COALESCED = 256 * 1024
 RECEIVED = Counter("received_bytes", "Bytes of bodies that arrived, stored in the end or not.")
 
 
+# Headers that mean one thing (RFC 9110 §5.3): which of two lines is meant, nobody can know.
+_SINGLE = (
+    "Content-Disposition", "Content-Range", "Content-Type", "If-Modified-Since", "If-Range",
+    "If-Unmodified-Since", "Range",
+)  # fmt: skip
+
+
 def check_encoding(request: web.Request) -> None:
     """Raise EncodedContent for a body that is not sent as it is to be stored."""
-    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    codings = (combine(request.headers, "Content-Encoding") or "").lower().split(",")
+    if any(coding.strip() not in {"", "identity"} for coding in codings):
         raise EncodedContent("Send the file as it is, without Content-Encoding.")
 
 
 def check_framing(request: web.Request) -> None:
     """Raise for a request whose body, if any, cannot be told from what follows it.
 
-    UnknownVersion, UnknownCoding, UnknownExpectation, in this order; before anything is read.
+    UnknownVersion, Malformed, UnknownCoding, UnknownExpectation; before anything is read.
     """
     if request.version not in (HttpVersion10, HttpVersion11):
         raise UnknownVersion("The service speaks HTTP/1.0 and HTTP/1.1.")
+    for name in _SINGLE:
+        if len(request.headers.getall(name, ())) > 1:
+            raise Malformed(f"The header {name} is there twice.")
     codings = request.headers.getall("Transfer-Encoding", ())
+    if codings and request.version < HttpVersion11:
+        raise UnknownCoding("HTTP/1.0 has no transfer codings.")  # RFC 9112 §6.1: and closed
     if codings and [coding.strip().lower() for coding in codings] != ["chunked"]:
         raise UnknownCoding("The service knows the transfer coding 'chunked' alone.")
     expected = request.get(EXPECTED)

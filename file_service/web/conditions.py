@@ -1,13 +1,27 @@
 """Whether a request still applies: preconditions, in the order of RFC 9110 §13.2.2."""
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
 
+from multidict import MultiMapping
+
+from file_service.web.headers import combine
+
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\U0010ffff]*)"')
 _SEPARATOR = re.compile(r"[ \t]*(?:,[ \t]*)*")
+
+# RFC 9110 §5.6.7: Sun, 06 Nov 1994 08:49:37 GMT; Sunday, 06-Nov-94 08:49:37 GMT;
+# Sun Nov  6 08:49:37 1994. All of them mean GMT.
+_TIME = r"[0-9]{2}:[0-9]{2}:[0-9]{2}"
+_DATE = re.compile(
+    rf"[A-Z][a-z]{{2}}, [0-9]{{2}} [A-Z][a-z]{{2}} [0-9]{{4}} {_TIME} GMT"
+    rf"|[A-Z][a-z]{{5,8}}, [0-9]{{2}}-[A-Z][a-z]{{2}}-[0-9]{{2}} {_TIME} GMT"
+    rf"|[A-Z][a-z]{{2}} [A-Z][a-z]{{2}} [ 0-9][0-9] {_TIME} [0-9]{{4}}",
+)
+
+Headers = MultiMapping[str]
 
 
 class Verdict(Enum):
@@ -18,10 +32,19 @@ class Verdict(Enum):
     FAILED = 412
 
 
-def judge(headers: Mapping[str, str], etag: str, modified_at: datetime) -> Verdict:
-    """Judge a GET or HEAD of a file with this strong `etag` and this time of upload."""
+def has_conditions(headers: Headers) -> bool:
+    """Whether a request that changes something is to be done under conditions alone."""
+    names = ("If-Match", "If-None-Match", "If-Unmodified-Since")
+    return any(name in headers for name in names)
+
+
+def judge(headers: Headers, etag: str, modified_at: datetime) -> Verdict:
+    """Judge a request for a file with this strong `etag` and this time of upload.
+
+    NOT_MODIFIED is what a GET or HEAD is answered; any other method has FAILED then (§13.1.2).
+    """
     modified_at = modified_at.replace(microsecond=0)  # an HTTP-date has whole seconds
-    if_match = headers.get("If-Match")
+    if_match = combine(headers, "If-Match")
     if if_match is not None:
         if not _matches(if_match, etag, is_weak=False):
             return Verdict.FAILED
@@ -29,7 +52,7 @@ def judge(headers: Mapping[str, str], etag: str, modified_at: datetime) -> Verdi
         since = parse_http_date(headers.get("If-Unmodified-Since"))
         if since is not None and modified_at > since:
             return Verdict.FAILED
-    if_none_match = headers.get("If-None-Match")
+    if_none_match = combine(headers, "If-None-Match")
     if if_none_match is not None:
         if _matches(if_none_match, etag, is_weak=True):
             return Verdict.NOT_MODIFIED
@@ -40,7 +63,7 @@ def judge(headers: Mapping[str, str], etag: str, modified_at: datetime) -> Verdi
     return Verdict.SEND
 
 
-def is_range_current(headers: Mapping[str, str], etag: str, modified_at: datetime) -> bool:
+def is_range_current(headers: Headers, etag: str, modified_at: datetime) -> bool:
     """Whether a Range may be honoured: If-Range is absent or names this very file (§13.1.5)."""
     if_range = headers.get("If-Range")
     if if_range is None:
@@ -72,10 +95,9 @@ def _parse_tags(value: str) -> list[tuple[bool, str]]:
 
 def parse_http_date(value: str | None) -> datetime | None:
     """Return an HTTP-date in any of its three forms (§5.6.7); None for what is none."""
-    if value is None:
+    if value is None or _DATE.fullmatch(value.strip()) is None:
         return None
     try:
-        moment = parsedate_to_datetime(value.strip())
-    except (ValueError, IndexError, TypeError):
+        return parsedate_to_datetime(value.strip()).replace(tzinfo=UTC)
+    except (ValueError, IndexError, TypeError, OverflowError):
         return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

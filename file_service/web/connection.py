@@ -12,13 +12,15 @@ from typing import Any
 from uuid import uuid4
 
 from aiohttp import EMPTY_PAYLOAD, StreamReader, web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import _ErrInfo
 from multidict import CIMultiDictProxy
 
 from file_service.errors import CutShort
+from file_service.web.headers import combine
 from file_service.web.keys import EXPECTED
-from file_service.web.render import render_broken_request
+from file_service.web.render import format_response, render_broken_request
 
 logger = logging.getLogger(__name__)
 
@@ -28,19 +30,23 @@ CUT_SECONDS = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """How many connections there may be, and how long the head of a request may take."""
+    """How many connections there may be, and how long a request's head may take and be."""
 
     most: int
     head_seconds: float
+    head_size: int  # bytes
 
 
 class Connection(web.RequestHandler):
     """aiohttp's protocol of one connection, with an answer also for what cannot be parsed."""
 
-    __slots__ = ("_body", "_head_timer", "_limits")
+    __slots__ = ("_body", "_head_size", "_head_timer", "_is_refused", "_limits")
 
     # The body of the request parsed last: the only one that can still be on its way.
     _body: StreamReader
+    # Bytes of a head that is arriving, and whether it was refused.
+    _head_size: int
+    _is_refused: bool
     # Runs while a request's head is arriving.
     _head_timer: asyncio.TimerHandle | None
     _limits: ConnectionLimits
@@ -51,6 +57,7 @@ class Connection(web.RequestHandler):
         if not isinstance(manager, Server):
             raise TypeError("a Connection belongs to a Server")
         self._body, self._head_timer, self._limits = EMPTY_PAYLOAD, None, manager.limits
+        self._head_size, self._is_refused = 0, False
         super().connection_made(transport)
         if len(manager.connections) > self._limits.most:
             manager.refuse(self)
@@ -82,7 +89,11 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; an error it meets inside a body belongs to that body's request."""
+        if self._is_refused:
+            return
+        parsed, is_head = len(self._messages), self._body.is_eof()
         super().data_received(data)
+        self._limit_head(len(data) if is_head and len(self._messages) == parsed else 0)
         if not self._messages:
             if data and self._is_idle():
                 self._expect_head()
@@ -95,6 +106,23 @@ class Connection(web.RequestHandler):
             self._messages.pop()
             self._break_body("The framing of the body is broken.")
             self.close()  # after the answer
+
+    def _limit_head(self, size: int) -> None:
+        """Refuse a head that grows too long, all its fields together; 0 where it is no head."""
+        self._head_size = self._head_size + size if size else 0
+        if self._head_size > self._limits.head_size and not self._is_refused:
+            self._is_refused = True
+            self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        """Answer a head that never ends; past aiohttp, which answers what its parser has ended."""
+        if not self._is_idle() or not isinstance(self.transport, asyncio.Transport):
+            self.close()  # after the answer to what came before
+            return
+        self.transport.write(format_response(render_broken_request(uuid4().hex, 431)))
+        # What still arrives is thrown away, until the head's time is over: closed at once, the
+        # connection would be reset before the client has read the answer.
+        self.transport.write_eof()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp narrows asyncio's bool|None
         """Keep a half-closed connection open while an answer is owed (RFC 9112 §9.6)."""
@@ -126,7 +154,7 @@ class Connection(web.RequestHandler):
         request_id = uuid4().hex
         extra = {"remote": request.remote, "request_id": request_id}
         logger.info("a request could not be parsed", extra=extra)
-        response = render_broken_request(request_id)
+        response = render_broken_request(request_id, _choose_status(exc))
         response.force_close()
         return response
 
@@ -134,6 +162,15 @@ class Connection(web.RequestHandler):
         self._body.set_exception(CutShort(why))
         # Nothing more comes that would have to be read for the client to see its answer.
         self._lingering_time = 0.0
+
+
+def _choose_status(error: BaseException | None) -> int:
+    """Return what tells a client most of a request that could not be parsed."""
+    if isinstance(error, LineTooLong):
+        # RFC 9112 §3: 414 is for a target, which the parser does not tell from a field; a target
+        # begins with a slash.
+        return 414 if error.args[0].startswith(b"/") else 431
+    return 400
 
 
 class Server(web.Server):
@@ -177,9 +214,9 @@ class Server(web.Server):
         """
 
         def make_without_expect(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
-            expected = message.headers.get("Expect")
-            if expected is None:
+            if "Expect" not in message.headers:
                 return make(message, *rest)
+            expected = combine(message.headers, "Expect") or ""
             headers = message.headers.copy()
             headers.popall("Expect")
             request = make(message._replace(headers=CIMultiDictProxy(headers)), *rest)

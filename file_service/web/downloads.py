@@ -7,7 +7,7 @@ from aiohttp import web
 from file_service.errors import PreconditionFailed
 from file_service.models import File
 from file_service.web.conditions import Verdict, is_range_current, judge
-from file_service.web.headers import format_etag, parse_media_type, parse_wanted_digests
+from file_service.web.headers import combine, format_etag, parse_media_type, parse_wanted_digests
 from file_service.web.keys import FILES
 from file_service.web.ranges import format_content_range, parse_ranges
 from file_service.web.render import format_file_headers
@@ -29,7 +29,7 @@ async def get_file(request: web.Request) -> web.StreamResponse:
     headers = format_file_headers(
         file,
         disposition=_choose_disposition(request, file),
-        wanted=parse_wanted_digests(request.headers.get("Want-Repr-Digest")),
+        wanted=parse_wanted_digests(combine(request.headers, "Want-Repr-Digest")),
     )
     match judge(request.headers, format_etag(file.sha256), file.created_at):
         case Verdict.FAILED:

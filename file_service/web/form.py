@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from file_service.errors import CutShort, Malformed, TooLarge
+from file_service.errors import CutShort, EncodedContent, Malformed, TooLarge
 from file_service.models import Chunks
 from file_service.web.headers import (
     TOKEN,
@@ -30,6 +30,7 @@ class Part:
     name: str
     filename: str | None
     content_type: str | None
+    content_digest: str | None
     chunks: AsyncIterator[bytes] = field(repr=False)
 
 
@@ -120,6 +121,7 @@ class _Form:
             name=name,
             filename=disposition.filename,
             content_type=fields.get("content-type"),
+            content_digest=fields.get("content-digest"),
             chunks=self._until_delimiter(),
         )
 
@@ -170,7 +172,10 @@ def _parse_fields(head: bytes) -> dict[str, str]:
         match = _FIELD.fullmatch(repair(line))
         if match is None:
             raise Malformed("A part of the form has a malformed header field.")
-        fields[match[1].lower()] = match[2].strip()
+        name = match[1].lower()
+        if name in fields:
+            raise Malformed(f"A part of the form has the header {name} twice.")
+        fields[name] = match[2].strip()
     return fields
 
 
@@ -181,4 +186,6 @@ def _check_disposition(fields: dict[str, str]) -> Disposition:
     # RFC 7578 §4.7: deprecated; decoding it would store other bytes than were sent.
     if fields.get("content-transfer-encoding", "").lower() not in _AS_IT_IS:
         raise Malformed("A form's part must not have a Content-Transfer-Encoding.")
+    if fields.get("content-encoding", "identity").lower() != "identity":
+        raise EncodedContent("Send each file as it is, without Content-Encoding.")
     return disposition

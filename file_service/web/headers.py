@@ -9,6 +9,8 @@ from datetime import datetime
 from email.utils import format_datetime
 from urllib.parse import quote, unquote_to_bytes
 
+from multidict import MultiMapping
+
 from file_service.errors import DigestInvalid, DigestUnsupported, Malformed
 
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  # RFC 9110 §5.6.2
@@ -25,15 +27,17 @@ _ATTR_CHARS = "!#$&+-.^_`|~"
 
 _LONGEST_MEDIA_TYPE = 255
 _LONGEST_ACCEPT = 1024
+_LONGEST_DIGESTS = 1024
 _LONGEST_SAVED_NAME = 255  # bytes: what a file on most systems may be called
 _LONGEST_EXTENSION = 32
 
 DIGEST_SIZES = {"sha-256": 32, "sha-512": 64}  # bytes
 
 # Members of a structured dictionary (RFC 9651 §3.2), whose parameters mean nothing to us.
-_PARAMETERS = r"(?:\s*;\s*[a-z*][a-z0-9_.*-]*(?:=[^,;]*)?)*"
-_DIGEST = re.compile(rf"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):{_PARAMETERS}")
-_WANTED = re.compile(rf"([a-z*][a-z0-9_.*-]*)=([0-9]|10){_PARAMETERS}")
+# No blank may belong to two parts of it: a backtracking match of such would take for ever.
+_IGNORED = r"(?:[ \t]*;[ \t]*[a-z*][a-z0-9_.*-]*(?:=[^,; \t]*)?)*"
+_DIGEST = re.compile(rf"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):{_IGNORED}")
+_WANTED = re.compile(rf"([a-z*][a-z0-9_.*-]*)=([0-9]|10){_IGNORED}")
 
 # Bidirectional controls and characters without width let a name look like another one. The joiners
 # of emoji sequences and of Persian are kept where they join: between characters beyond ASCII.
@@ -55,6 +59,12 @@ class Disposition:
         """The file name, `filename*` before `filename` (RFC 6266 §4.3)."""
         extended = self.parameters.get("filename*")
         return self.parameters.get("filename") if extended is None else parse_ext_value(extended)
+
+
+def combine(headers: MultiMapping[str], name: str) -> str | None:
+    """Return a list's header of one line or several as one value (RFC 9110 §5.3), or None."""
+    lines = headers.getall(name, None)
+    return None if lines is None else ", ".join(lines)
 
 
 def parse_disposition(value: str) -> Disposition:
@@ -130,7 +140,8 @@ def is_html_preferred(accept: str | None) -> bool:
     ranges = _parse_accept(accept)
     weights = {name: rank[0] for name, rank in reversed(ranges)}
     html = weights.get("text/html", 0.0)
-    return html > 0 and html >= weights.get("application/problem+json", 0.0)
+    json = ("application/problem+json", "application/json")
+    return html > 0 and html >= max(weights.get(name, 0.0) for name in json)
 
 
 def _parse_accept(accept: str | None) -> list[tuple[str, tuple[float, int, int]]]:
@@ -211,8 +222,10 @@ def parse_digests(value: str | None) -> dict[str, bytes]:
     DigestInvalid for what is no dictionary of byte sequences, DigestUnsupported where it names no
     algorithm that we know.
     """
-    if value is None:
-        return {}
+    if value is None or not value.strip():
+        return {}  # RFC 9651 §3.2: an empty dictionary is no header at all
+    if len(value) > _LONGEST_DIGESTS:
+        raise DigestInvalid(f"A digest header may have at most {_LONGEST_DIGESTS} characters.")
     members = [_DIGEST.fullmatch(member.strip()) for member in value.split(",")]
     known = {}
     for member in members:
@@ -227,7 +240,8 @@ def parse_digests(value: str | None) -> dict[str, bytes]:
 
 def _decode_digest(algorithm: str, text: str) -> bytes:
     try:
-        digest = base64.b64decode(text, validate=True)
+        # RFC 9651 §4.2.7: without its padding it is no less right.
+        digest = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
         raise DigestInvalid(f"The {algorithm} is not base64.") from None
     if len(digest) != DIGEST_SIZES[algorithm]:
@@ -238,7 +252,7 @@ def _decode_digest(algorithm: str, text: str) -> bytes:
 def parse_wanted_digests(value: str | None) -> list[str]:
     """Return the algorithms of a Want-Repr-Digest that we know, the most wanted first (§4)."""
     wanted = []
-    for member in (value or "").split(","):
+    for member in (value or "")[:_LONGEST_DIGESTS].split(","):
         match = _WANTED.fullmatch(member.strip())
         if match is not None and match[1] in DIGEST_SIZES and int(match[2]) > 0:
             wanted.append((int(match[2]), match[1]))

@@ -27,6 +27,7 @@ class Public:
     url: str = ""
     origins: frozenset[str] = frozenset()
     proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    forwarded_header: str = "X-Forwarded-For"
 
 
 UPLOADS = web.AppKey("uploads", Uploads)

@@ -53,6 +53,8 @@ REQUESTS = Counter(
     values=[*(str(status.value) for status in HTTPStatus), "499"],
 )
 
+LONGEST_PATH = 1024  # of what a log line shows of it
+
 _SANE_REQUEST_ID = re.compile(r"[0-9A-Za-z._~:/+=@-]{1,128}")
 
 
@@ -74,7 +76,7 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
             extra={
                 "request_id": request[REQUEST_ID],
                 "method": request.method,
-                "path": request.path,
+                "path": request.path[:LONGEST_PATH],
                 "status": status,
                 "size": size,
                 "seconds": round(time.perf_counter() - started, 6),
@@ -92,12 +94,22 @@ def _is_probe(request: web.Request) -> bool:
 async def name_answer(request: web.Request, response: web.StreamResponse) -> None:
     """Put the request id, and a Server that tells nothing, on every answer."""
     response.headers["Server"] = SERVER
-    if request.app[HEALTH].is_draining:
+    if _is_last(request):
         response.headers["Connection"] = "close"
         response.force_close()
     request_id = request.get(REQUEST_ID)
     if request_id is not None:
         response.headers["X-Request-ID"] = request_id
+
+
+def _is_last(request: web.Request) -> bool:
+    """Whether the connection ends with this answer (RFC 9112 §9.6)."""
+    if not request.content.is_eof():
+        # The rest of the body is not wanted; reading it all to keep the connection costs more.
+        forgo_body(request)
+        return True
+    # aiohttp loses what comes behind a request for an upgrade that nobody grants.
+    return request.app[HEALTH].is_draining or "Upgrade" in request.headers
 
 
 def _choose_request_id(sent: str | None) -> str:
@@ -130,10 +142,6 @@ def _render_error(request: web.Request, error: errors.FileServiceError) -> web.R
     members, headers = _explain(error)
     response = render_problem(request, error, status, **members)
     response.headers.update(headers)
-    if not request.content.is_eof():
-        # The rest of the body is not wanted; reading it all to keep the connection costs more.
-        forgo_body(request)
-        response.force_close()
     if isinstance(error, errors.UnknownCoding | errors.UnknownVersion):
         response.force_close()  # where this request ends is anybody's guess
     return response
@@ -166,7 +174,9 @@ def _render_router_error(request: web.Request, error: web.HTTPException) -> web.
 
 def _log_trouble(request: web.Request, error: errors.FileServiceError) -> None:
     extra = {"request_id": request[REQUEST_ID], "code": error.code, "cause": repr(error.__cause__)}
-    if isinstance(error, errors.Unavailable):  # asked for again and again: no traceback each time
+    if isinstance(
+        error, errors.Unavailable | errors.NoRoom
+    ):  # asked for again and again: no traceback each time
         logger.warning("%s", error, extra=extra)
     else:
         logger.error("%s", error, exc_info=error, extra=extra)

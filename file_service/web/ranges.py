@@ -14,7 +14,9 @@ _RANGE = re.compile(r"([0-9]{0,19})-([0-9]{0,19})", re.ASCII)
 
 
 def parse_ranges(value: str, size: int) -> list[range] | None:
-    """Return the satisfiable ranges of a file of `size` bytes, in order, none touching another.
+    """Return the satisfiable ranges of a file of `size` bytes, none touching another.
+
+    They come in the order that was asked for, as far as it can be kept (§15.3.7.2).
 
     None where the header is to be ignored: another unit, malformed, or asking for too much
     (§14.2). RangeNotSatisfiable where no range is (§15.5.17).
@@ -27,13 +29,11 @@ def parse_ranges(value: str, size: int) -> list[range] | None:
         return None
     if not size and any(first is None and last for first, last in pairs):
         return None  # §14.1.2: satisfied by no bytes at all, which no Content-Range can say
-    found = sorted(
-        (each for each in (_select(first, last, size) for first, last in pairs) if each),
-        key=lambda each: each.start,
-    )
-    if not found:
+    asked = [each for each in (_select(first, last, size) for first, last in pairs) if each]
+    if not asked:
         raise RangeNotSatisfiable(size)
-    return list(_coalesce(found))
+    found = list(_coalesce(sorted(asked, key=lambda each: each.start)))
+    return sorted(found, key=lambda each: _find_first(asked, each))
 
 
 def format_content_range(part: range, size: int) -> str:
@@ -65,6 +65,11 @@ def _select(first: int | None, last: int | None, size: int) -> range:
     if first is None:
         return range(max(0, size - (last or 0)), size)
     return range(first, size if last is None else min(last + 1, size))
+
+
+def _find_first(asked: list[range], whole: range) -> int:
+    """Return at which place the first of the ranges stands that became part of `whole`."""
+    return next(at for at, each in enumerate(asked) if each.start in whole)
 
 
 def _coalesce(parts: list[range]) -> Iterator[range]:

@@ -12,6 +12,7 @@ from file_service.errors import FileServiceError, Malformed, find_kinds
 from file_service.metrics import Counter
 from file_service.models import File
 from file_service.web.headers import (
+    combine,
     format_digests,
     format_disposition,
     format_etag,
@@ -23,8 +24,16 @@ from file_service.web.keys import PUBLIC, REQUEST_ID
 
 SERVER = "file-service"
 
+
+def _name_status(status: HTTPStatus) -> str:
+    return status.phrase.lower().replace(" ", "-")
+
+
 PROBLEMS = Counter(
-    "problems", "Errors, by the code of their problem type.", label="code", values=find_kinds()
+    "problems",
+    "Errors, by the code of their problem type.",
+    label="code",
+    values=[*find_kinds(), *(_name_status(status) for status in HTTPStatus)],
 )
 
 # The problem types of digests are registered (draft-ietf-httpapi-digest-fields-problem-types).
@@ -44,7 +53,7 @@ def render_created(request: web.Request, files: Sequence[File]) -> web.Response:
         "ETag": format_etag(file.sha256),
         "Repr-Digest": format_digests(file.digests),
     }
-    if is_json_preferred(request.headers.get("Accept")):
+    if is_json_preferred(combine(request.headers, "Accept")):
         return render_json(format_file(request, file), status=201, headers=headers)
     return web.Response(text=file.id, status=201, headers=headers)
 
@@ -107,7 +116,6 @@ def render_problem(
     request: web.BaseRequest, error: FileServiceError, status: int, **members: Any
 ) -> web.Response:
     """Render an error of ours as problem details (RFC 9457)."""
-    PROBLEMS.add(value=error.code)
     members = {"request_id": request.get(REQUEST_ID), **members}
     return _render_problem(request, error.code, error.title, status, str(error), **members)
 
@@ -117,25 +125,33 @@ def render_http_problem(
 ) -> web.Response:
     """Render what the router says (404, 405) as problem details."""
     phrase = HTTPStatus(status).phrase
-    code = phrase.lower().replace(" ", "-")
+    code = _name_status(HTTPStatus(status))
     request_id = request.get(REQUEST_ID)
     response = _render_problem(request, code, phrase, status, detail, request_id=request_id)
     response.headers.update(headers)
     return response
 
 
-def render_broken_request(request_id: str) -> web.Response:
-    """Render the 400 for bytes that could not be parsed as a request; none of them is echoed."""
-    response = _render_problem(
-        None,
-        Malformed.code,
-        Malformed.title,
-        400,
-        "The request line, the headers or the framing could not be parsed.",
-        request_id=request_id,
-    )
-    response.headers.update({"X-Request-ID": request_id, "Server": SERVER})
+def render_broken_request(request_id: str, status: int) -> web.Response:
+    """Render the error for bytes that could not be parsed as a request; none of them is echoed."""
+    phrase = HTTPStatus(status).phrase
+    code, title = _name_status(HTTPStatus(status)), phrase
+    if status == 400:
+        code, title = Malformed.code, Malformed.title
+    detail = "The request line, the headers or the framing could not be parsed."
+    response = _render_problem(None, code, title, status, detail, request_id=request_id)
+    told = {"X-Request-ID": request_id, "Server": SERVER, "Connection": "close"}
+    response.headers.update(told)
     return response
+
+
+def format_response(response: web.Response) -> bytes:
+    """Write a response as the bytes that end a connection."""
+    status = HTTPStatus(response.status)
+    body = response.body if isinstance(response.body, bytes) else b""
+    headers = {**response.headers, "Content-Length": str(len(body))}
+    lines = [f"HTTP/1.1 {status} {status.phrase}", *(f"{k}: {v}" for k, v in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def _render_problem(
@@ -146,10 +162,11 @@ def _render_problem(
     detail: str,
     **members: Any,
 ) -> web.Response:
+    PROBLEMS.add(value=code)
     kind = f"{REGISTERED if code.startswith('digest-') else '/problems/'}{code}"
     problem = {"type": kind, "title": title, "status": status, "detail": detail}
     headers = {"Cache-Control": "no-store", "Vary": "Accept"}
-    if request is not None and is_html_preferred(request.headers.get("Accept")):
+    if request is not None and is_html_preferred(combine(request.headers, "Accept")):
         return _render_page(problem | members, headers)
     return web.Response(
         body=json.dumps(problem | members, ensure_ascii=False).encode(),

@@ -13,7 +13,7 @@ from aiohttp import web
 from file_service.errors import BlobMissing, FileServiceError
 from file_service.metrics import Counter
 from file_service.models import File
-from file_service.web.keys import FILES, IS_CUT, LIMITS
+from file_service.web.keys import FILES, IS_CUT, LIMITS, REQUEST_ID
 from file_service.web.render import PROBLEMS
 
 logger = logging.getLogger(__name__)
@@ -33,12 +33,11 @@ async def send_body(
     follows on it must not be taken for the rest.
     """
     response.content_length = sum(len(segment) for segment in segments)
-    if request.method == "HEAD" or not response.content_length:
-        await response.prepare(request)
-        return response
     blob = await request.app[FILES].open(file)
     with blob or nullcontext():
         await response.prepare(request)
+        if request.method == "HEAD":
+            return response  # from the same bytes as for a GET, or the same error
         try:
             for segment in segments:
                 await _send_segment(request, response, file, blob, segment)
@@ -46,11 +45,11 @@ async def send_body(
         except ConnectionError:
             raise  # the client left; before OSError, which it is, too
         except TimeoutError:
-            logger.info("the client stopped reading %s", file.id)
+            logger.info("the client stopped reading %s", file.id, extra=_name(request))
             reset(request)
         except (OSError, FileServiceError):
             PROBLEMS.add(value=BlobMissing.code)
-            extra = {"code": BlobMissing.code}
+            extra = {"code": BlobMissing.code, **_name(request)}
             logger.exception("download of %s broke off", file.id, extra=extra)
             reset(request)
     return response
@@ -98,6 +97,10 @@ async def _copy_span(
         async for chunk in chunks:
             await response.write(chunk)
             patience.reschedule(loop.time() + idle_seconds)
+
+
+def _name(request: web.Request) -> dict[str, str | None]:
+    return {"request_id": request.get(REQUEST_ID)}
 
 
 def reset(request: web.Request) -> None:

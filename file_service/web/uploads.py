@@ -1,21 +1,30 @@
 """Uploads in one request: a raw body, a form, PUT."""
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
 from file_service.core.digests import Measured
 from file_service.core.names import OCTETS, parse_name
-from file_service.errors import DigestMismatch, Malformed
+from file_service.errors import (
+    BadName,
+    DigestMismatch,
+    FileNotFound,
+    Malformed,
+    PreconditionFailed,
+)
 from file_service.models import Chunks, NewUpload
 from file_service.web import body, form, render
 from file_service.web.headers import (
+    combine,
     parse_digests,
     parse_disposition,
     parse_media_type,
     parse_wanted_digests,
 )
-from file_service.web.keys import LIMITS, UPLOADS
+from file_service.web.keys import FILES, LIMITS, UPLOADS
 
 FORM = "multipart/form-data"
 
@@ -26,6 +35,7 @@ _UNDECLARED = {"", OCTETS, "application/x-www-form-urlencoded"}
 async def post_file(request: web.Request) -> web.Response:
     """Store a raw body as one file, or every file of a form."""
     media_type, _ = parse_media_type(request.headers.get("Content-Type"))
+    await _check_conditions(request)
     if media_type == FORM:
         return await _post_form(request)
     new = _parse_new_upload(request, _parse_name(request))
@@ -35,6 +45,8 @@ async def post_file(request: web.Request) -> web.Response:
 
 async def put_file(request: web.Request) -> web.Response:
     """Store a raw body as a new file of the name in the path."""
+    _check_utf8(request.rel_url.raw_path)
+    await _check_conditions(request)
     new = _parse_new_upload(request, parse_name(request.match_info["id"]))
     file = await request.app[UPLOADS].store(new, body.chunks(request))
     return render.render_created(request, [file])
@@ -42,6 +54,7 @@ async def put_file(request: web.Request) -> web.Response:
 
 async def _post_form(request: web.Request) -> web.Response:
     body.check_encoding(request)
+    _check_whole(request)
     boundary = form.parse_boundary(request.headers["Content-Type"])
     chunks = _verified(body.chunks(request), _parse_digests(request))
     parts = form.read_parts(chunks, boundary, request.app[LIMITS].form_parts)
@@ -53,8 +66,7 @@ async def _post_form(request: web.Request) -> web.Response:
 
 def _parse_new_upload(request: web.Request, name: str | None) -> NewUpload:
     body.check_encoding(request)
-    if "Content-Range" in request.headers:  # RFC 9110 §14.5: or a part is stored as the whole
-        raise Malformed("An upload of a part of a file is not understood.")
+    _check_whole(request)
     return NewUpload(
         name=name,
         media_type=_declared(request.headers.get("Content-Type")),
@@ -64,10 +76,15 @@ def _parse_new_upload(request: web.Request, name: str | None) -> NewUpload:
     )
 
 
+def _check_whole(request: web.Request) -> None:
+    if "Content-Range" in request.headers:  # RFC 9110 §14.5: or a part is stored as the whole
+        raise Malformed("An upload of a part of a file is not understood.")
+
+
 def _parse_digests(request: web.Request) -> dict[str, bytes]:
     """Return what the body must hash to: without a content coding both headers mean the same."""
-    sent = parse_digests(request.headers.get("Content-Digest"))
-    also = parse_digests(request.headers.get("Repr-Digest"))
+    sent = parse_digests(combine(request.headers, "Content-Digest"))
+    also = parse_digests(combine(request.headers, "Repr-Digest"))
     for name in sent.keys() & also.keys():
         if sent[name] != also[name]:
             raise DigestMismatch(name)
@@ -75,7 +92,7 @@ def _parse_digests(request: web.Request) -> dict[str, bytes]:
 
 
 def _parse_wanted(request: web.Request) -> frozenset[str]:
-    return frozenset(parse_wanted_digests(request.headers.get("Want-Repr-Digest")))
+    return frozenset(parse_wanted_digests(combine(request.headers, "Want-Repr-Digest")))
 
 
 def _verified(chunks: Chunks, digests: Mapping[str, bytes]) -> Chunks:
@@ -86,7 +103,26 @@ def _parse_name(request: web.Request) -> str | None:
     """Return the name from Content-Disposition, else from the query, None where neither has it."""
     disposition = request.headers.get("Content-Disposition")
     sent = parse_disposition(disposition).filename if disposition else None
+    if not sent:
+        _check_utf8(request.rel_url.raw_query_string)
     return parse_name(sent or request.query.get("filename", ""))
+
+
+def _check_utf8(encoded: str) -> None:
+    try:
+        unquote_to_bytes(encoded).decode()
+    except UnicodeDecodeError:
+        raise BadName("The name in the URL is not UTF-8.") from None
+
+
+async def _check_conditions(request: web.Request) -> None:
+    """Raise PreconditionFailed where an upload is to replace something, or nothing (§13.1)."""
+    if "If-Match" in request.headers:
+        raise PreconditionFailed("An upload makes a new file: there is none yet to match.")
+    if "If-None-Match" in request.headers:
+        with suppress(FileNotFound):  # a name that is the id of a file is the address of that, too
+            await request.app[FILES].get(request.match_info.get("id", ""))
+            raise PreconditionFailed("There is a file at this address.")
 
 
 def _declared(content_type: str | None) -> str | None:
@@ -104,6 +140,8 @@ async def _parse_parts(
     most = request.app[LIMITS].form_fields
     async for part in parts:
         if part.filename is None:
+            if part.name in fields:  # RFC 7578 §4.3: else the first would be lost
+                raise Malformed(f"The form has the text field {part.name!r} twice.")
             fields[part.name] = await form.read_text(part, _room(fields, part.name, most))
         elif part.filename:  # a browser sends an empty name where no file was chosen
             yield _parse_part(part, fields, wanted), part.chunks
@@ -114,6 +152,7 @@ def _parse_part(part: form.Part, fields: Mapping[str, str], wanted: frozenset[st
         name=parse_name(part.filename or ""),
         media_type=_declared(part.content_type),
         metadata=dict(fields),
+        digests=parse_digests(part.content_digest),
         wanted_digests=wanted,
     )
 

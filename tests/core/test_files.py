@@ -1,4 +1,7 @@
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -83,3 +86,41 @@ async def test_an_upload_whose_outcome_is_open_is_no_404(
     await store.discard(key)
     with pytest.raises(FileNotFound):
         await Files(store, catalogue).get(key)
+
+
+class Settling:
+    """A store beside which, between two looks, another process settles an upload in doubt."""
+
+    def __init__(self, store: LocalStore, settle: Callable[[], Awaitable[object]]) -> None:
+        self._store = store
+        self._settle = settle
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def has_stage(self, key: str) -> bool:
+        await self._settle()
+        return await self._store.has_stage(key)
+
+
+async def test_a_file_that_comes_to_exist_while_it_is_looked_for_is_found(
+    store: LocalStore, catalogue: Catalogue, file: File
+) -> None:
+    other = replace(file, id=str(uuid4()))
+
+    async def settle() -> None:
+        await catalogue.add_files([other])
+
+    late: Any = Settling(store, settle)
+    assert await Files(late, catalogue).get(other.id) == other
+
+
+async def test_a_deletion_of_what_is_still_in_doubt_is_no_404(
+    store: LocalStore, catalogue: Catalogue
+) -> None:
+    key = str(uuid4())
+    await store.append(key, 0, stream(b"x"))
+    files = Files(store, catalogue)
+    for attempt in (files.get, files.delete):
+        with pytest.raises(Unavailable):
+            await attempt(key)

@@ -2,6 +2,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -162,3 +163,28 @@ async def test_a_commit_that_fails_with_the_link_made_leaves_no_orphan(
     with pytest.raises(StoreUnavailable):
         await Uploads(failing, catalogue, upkeep).store(NewUpload(), stream(b"content"))
     assert lying_in(tmp_path / "files") == []
+
+
+class Robbed:
+    """A store whose stages another machine takes for a dead one's: its lock was lost."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def discard(self, key: str) -> bool:
+        await self._store.delete(key)
+        await self._store.discard(key)
+        return await self._store.discard(key)
+
+
+async def test_an_upload_whose_bytes_were_settled_away_is_not_acknowledged(
+    store: LocalStore, catalogue: Catalogue, upkeep: Upkeep
+) -> None:
+    robbed: Any = Robbed(store)
+    uploads = Uploads(robbed, catalogue, upkeep)
+    with pytest.raises(StoreUnavailable, match="dead process"):
+        await uploads.store(NewUpload(), stream(b"x"))
+    assert await catalogue.count_files() == (0, 0)

@@ -60,3 +60,42 @@ async def test_a_download_in_progress_outlives_the_deletion(client: Client) -> N
         async with client.delete(f"/files/{file_id}/") as deletion:
             assert deletion.status == 204
         assert start + await response.read() == body
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"If-Match": '"x"'}, 412),
+        ({"If-Match": "{etag}"}, 204),
+        ({"If-Match": "*"}, 204),
+        ({"If-None-Match": "{etag}"}, 412),
+        ({"If-None-Match": '"x"'}, 204),
+        ({"If-Unmodified-Since": "Sun, 06 Nov 1994 08:49:37 GMT"}, 412),
+        ({"If-Unmodified-Since": "Fri, 31 Dec 9999 23:59:59 GMT"}, 204),
+        ({"If-Unmodified-Since": "Fri, 31 Dec 9999 23:59:59 -1200"}, 204),  # no HTTP-date
+    ],
+)
+async def test_a_deletion_is_done_under_its_conditions_alone(
+    client: Client, headers: dict[str, str], status: int
+) -> None:
+    file_id = await put(client)
+    etag = f'"{hashlib.sha256(b"content").hexdigest()}"'
+    headers = {name: value.replace("{etag}", etag) for name, value in headers.items()}
+    async with client.delete(f"/files/{file_id}/", headers=headers) as response:
+        assert response.status == status
+    async with client.get(f"/files/{file_id}/") as response:
+        assert response.status == (404 if status == 204 else 200)
+
+
+async def test_an_upload_to_the_address_of_a_file_can_be_made_to_depend_on_it(
+    client: Client,
+) -> None:
+    file_id = await put(client)
+    none = {"If-None-Match": "*"}
+    for name, headers, status in (
+        (file_id, none, 412),
+        ("new.txt", none, 201),
+        ("new.txt", {"If-Match": "*"}, 412),
+    ):
+        async with client.put(f"/files/{name}", data=b"x", headers=headers) as response:
+            assert response.status == status, (name, headers)

@@ -38,9 +38,12 @@ async def test_forwarded_addresses_are_not_believed_by_default(
         ({"X_Forwarded_For": "10.0.0.1, 10.0.0.2"}, "10.0.0.1"),
         ({"X_Forwarded_For": "nonsense"}, "127.0.0.1"),
         ({"X_Forwarded_For": "2001:db8::1"}, "2001:db8::1"),
-        ({"Forwarded": "for=1.2.3.4;proto=https"}, "1.2.3.4"),
-        ({"Forwarded": 'for="[2001:db8::1]:4711"'}, "2001:db8::1"),
-        ({"Forwarded": "for=6.6.6.6, for=1.2.3.4:80;by=x"}, "1.2.3.4"),
+        ({"X_Forwarded_For": "6.6.6.6, 1.2.3.4:5678"}, "1.2.3.4"),
+        ({"X_Forwarded_For": "6.6.6.6, unknown"}, "127.0.0.1"),
+        ({"X_Forwarded_For": "1.2.3.4, ::ffff:10.0.0.1"}, "1.2.3.4"),
+        ({"X_Forwarded_For": ", ".join(["10.0.0.1"] * 1000)}, "127.0.0.1"),
+        ({"X_Forwarded_For": "1.2.3.4", "Forwarded": "for=6.6.6.6"}, "1.2.3.4"),
+        ({"Forwarded": "for=6.6.6.6"}, "127.0.0.1"),
     ],
 )
 async def test_from_a_trusted_proxy_the_nearest_other_address_is_the_client(
@@ -48,6 +51,28 @@ async def test_from_a_trusted_proxy_the_nearest_other_address_is_the_client(
 ) -> None:
     client = await serve(trusted_proxies=LOCAL)
     assert await remote_of(client, caplog, **headers) == remote
+
+
+@pytest.mark.parametrize(
+    ("value", "remote"),
+    [
+        ("for=1.2.3.4;proto=https", "1.2.3.4"),
+        ('for="[2001:db8::1]:4711"', "2001:db8::1"),
+        ("for=6.6.6.6, for=1.2.3.4;by=x", "1.2.3.4"),
+        ("for=6.6.6.6, by=10.0.0.1", "127.0.0.1"),
+        ('for=1.2.3.4;host="for=6.6.6.6"', "1.2.3.4"),
+        ('for=1.2.3.4;host="a, for=6.6.6.6"', "1.2.3.4"),
+        ('for="_hidden"', "127.0.0.1"),
+        ("for=6.6.6.6, nonsense", "127.0.0.1"),
+        ("", "127.0.0.1"),
+    ],
+)
+async def test_the_standard_header_is_believed_where_it_is_the_one(
+    serve: Serve, caplog: pytest.LogCaptureFixture, value: str, remote: str
+) -> None:
+    client = await serve(trusted_proxies=LOCAL, forwarded_header="Forwarded")
+    told = {"Forwarded": value, "X_Forwarded_For": "6.6.6.6"}
+    assert await remote_of(client, caplog, **told) == remote
 
 
 async def test_a_proxy_that_is_not_listed_is_not_believed(

@@ -70,7 +70,6 @@ async def test_metrics_are_there_only_where_asked_for(client: Client, serve: Ser
         assert response.headers["Cache-Control"] == "no-store"
         text = await response.text()
     assert 'file_service_requests_total{status="201"}' in text
-    assert 'file_service_problems_total{code="not-found"}' not in text
     assert "file_service_received_bytes_total" in text
 
 

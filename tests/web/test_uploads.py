@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import pytest
 from aiohttp import FormData
+from yarl import URL
 
 from file_service.web.headers import format_digests
 from tests.conftest import Client, Leftovers
@@ -354,3 +355,45 @@ async def test_many_uploads_at_once_do_not_mix(client: Client) -> None:
     files = await asyncio.gather(*(upload(client, data=chunked(body)) for body in bodies))
     for body, file in zip(bodies, files, strict=True):
         assert await content(client, file["id"]) == body
+
+
+async def test_a_name_in_a_url_that_is_not_utf_8_is_refused(
+    client: Client, leftovers: Leftovers
+) -> None:
+    for method, url in (("PUT", "/files/%ff.txt"), ("POST", "/files/?filename=%ff.txt")):
+        async with client.request(method, URL(url, encoded=True), data=b"x") as response:
+            problem = await response.json(content_type="application/problem+json")
+            assert (response.status, problem["type"]) == (400, "/problems/bad-name")
+    assert (leftovers.files(), await leftovers.rows()) == ([], 0)
+
+
+A_DIGEST = "sha-256=:ypeBEsobvcr6wjGzmiPcTaeG7/gUfE5yuYB3ha/uSLs=:"  # of "a"
+
+
+@pytest.mark.parametrize(
+    ("heads", "status"),
+    [
+        (["Content-Digest: " + A_DIGEST], 201),
+        (["Content-Digest: " + A_DIGEST.replace("y", "z", 1)], 400),
+        (["Content-Encoding: gzip"], 415),
+        (['Content-Disposition: form-data; name="g"; filename="other"'], 400),
+    ],
+)
+async def test_what_a_part_says_of_itself_is_held_to(
+    client: Client, leftovers: Leftovers, heads: list[str], status: int
+) -> None:
+    lines = ['Content-Disposition: form-data; name="f"; filename="x"', *heads]
+    body = "--b\r\n" + "\r\n".join(lines) + "\r\n\r\na\r\n--b--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    async with client.post("/files/", data=body.encode(), headers=headers) as response:
+        assert response.status == status, await response.text()
+    assert await leftovers.rows() == (1 if status == 201 else 0)
+
+
+async def test_a_text_field_that_is_there_twice_is_refused(client: Client) -> None:
+    field = '--b\r\nContent-Disposition: form-data; name="t"\r\n\r\nx\r\n'
+    body = field + field + "--b--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    async with client.post("/files/", data=body.encode(), headers=headers) as response:
+        assert response.status == 400
+        assert "twice" in await response.text()

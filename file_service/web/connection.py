@@ -173,10 +173,15 @@ class Server(web.Server):
     def set_request_factory(self, make: Callable[..., web.BaseRequest]) -> None:
         """Make requests by `make`, without their Expect header: `body` answers it in its time.
 
-        aiohttp sends 100 before it asks any handler, on unknown routes, too.
+        aiohttp sends 100 before it asks any handler, on unknown routes, too. Of a target in
+        absolute form (RFC 9112 §3.2.2) the path alone is kept: the host means nothing to the
+        service, and one that cannot be decoded would leave its connection without an answer, for
+        as long as the client likes.
         """
 
         def make_without_expect(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+            if message.url.absolute:
+                message = message._replace(url=message.url.relative())
             expected = message.headers.get("Expect")
             if expected is None:
                 return make(message, *rest)

@@ -38,6 +38,10 @@ def check_framing(request: web.Request) -> None:
     if request.version not in (HttpVersion10, HttpVersion11):
         raise UnknownVersion("The service speaks HTTP/1.0 and HTTP/1.1.")
     codings = request.headers.getall("Transfer-Encoding", ())
+    if (
+        codings and request.version < HttpVersion11
+    ):  # RFC 9112 §6.1: its framing is not to be trusted
+        raise UnknownCoding("HTTP/1.0 knows no transfer codings.")
     if codings and [coding.strip().lower() for coding in codings] != ["chunked"]:
         raise UnknownCoding("The service knows the transfer coding 'chunked' alone.")
     expected = request.get(EXPECTED)

@@ -53,6 +53,12 @@ REQUESTS = Counter(
     values=[*(str(status.value) for status in HTTPStatus), "499"],
 )
 
+# 5xx that are the caller's doing, and leave it to anybody's guess where the request ends.
+_UNKNOWN = errors.UnknownCoding | errors.UnknownVersion
+
+# RFC 3986 §3.2.2, and a port.
+_HOST = re.compile(r"(?:\[[0-9A-Za-z:.%_~-]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
+
 _SANE_REQUEST_ID = re.compile(r"[0-9A-Za-z._~:/+=@-]{1,128}")
 
 
@@ -107,9 +113,16 @@ def _choose_request_id(sent: str | None) -> str:
     return uuid4().hex
 
 
+def _check_host(request: web.Request) -> None:
+    """Raise Malformed for a Host that is none (RFC 9112 §3.2); aiohttp sees that there is one."""
+    if not _HOST.fullmatch(request.headers.get("Host", "")):
+        raise errors.Malformed("The Host header is no host.")
+
+
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         check_framing(request)
+        _check_host(request)
         return render_preflight() if is_preflight(request) else await handler(request)
     except errors.FileServiceError as error:
         return _render_error(request, error)
@@ -125,7 +138,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _render_error(request: web.Request, error: errors.FileServiceError) -> web.Response:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    if status >= 500:
+    if status >= 500 and not isinstance(error, _UNKNOWN):
         _log_trouble(request, error)
     members, headers = _explain(error)
     response = render_problem(request, error, status, **members)
@@ -134,8 +147,8 @@ def _render_error(request: web.Request, error: errors.FileServiceError) -> web.R
         # The rest of the body is not wanted; reading it all to keep the connection costs more.
         forgo_body(request)
         response.force_close()
-    if isinstance(error, errors.UnknownCoding | errors.UnknownVersion):
-        response.force_close()  # where this request ends is anybody's guess
+    if isinstance(error, _UNKNOWN):
+        response.force_close()
     return response
 
 

@@ -37,12 +37,14 @@ class ConnectionLimits:
 class Connection(web.RequestHandler):
     """aiohttp's protocol of one connection, with an answer also for what cannot be parsed."""
 
-    __slots__ = ("_body", "_head_timer", "_limits")
+    __slots__ = ("_body", "_head_timer", "_is_half_closed", "_limits")
 
     # The body of the request parsed last: the only one that can still be on its way.
     _body: StreamReader
     # Runs while a request's head is arriving.
     _head_timer: asyncio.TimerHandle | None
+    # Whether the client has said that nothing more comes.
+    _is_half_closed: bool
     _limits: ConnectionLimits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -51,6 +53,7 @@ class Connection(web.RequestHandler):
         if not isinstance(manager, Server):
             raise TypeError("a Connection belongs to a Server")
         self._body, self._head_timer, self._limits = EMPTY_PAYLOAD, None, manager.limits
+        self._is_half_closed = False
         super().connection_made(transport)
         if len(manager.connections) > self._limits.most:
             manager.refuse(self)
@@ -96,8 +99,14 @@ class Connection(web.RequestHandler):
             self._break_body("The framing of the body is broken.")
             self.close()  # after the answer
 
+    @property
+    def is_at_end(self) -> bool:
+        """Whether no request follows the one in hand: its answer closes the connection."""
+        return self._is_half_closed and not self._messages
+
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp narrows asyncio's bool|None
         """Keep a half-closed connection open while an answer is owed (RFC 9112 §9.6)."""
+        self._is_half_closed = True
         if self._is_idle():
             return False
         if not self._body.is_eof():

@@ -13,6 +13,7 @@ from aiohttp import web
 from file_service import errors
 from file_service.metrics import Counter
 from file_service.web.body import check_framing, forgo_body
+from file_service.web.connection import Connection
 from file_service.web.keys import HEALTH, IS_CUT, REQUEST_ID
 from file_service.web.origins import is_preflight, render_preflight
 from file_service.web.proxies import find_client
@@ -98,7 +99,8 @@ def _is_probe(request: web.Request) -> bool:
 async def name_answer(request: web.Request, response: web.StreamResponse) -> None:
     """Put the request id, and a Server that tells nothing, on every answer."""
     response.headers["Server"] = SERVER
-    if request.app[HEALTH].is_draining:
+    is_at_end = isinstance(request.protocol, Connection) and request.protocol.is_at_end
+    if is_at_end or request.app[HEALTH].is_draining:
         response.headers["Connection"] = "close"
         response.force_close()
     request_id = request.get(REQUEST_ID)

@@ -40,7 +40,9 @@ class ConnectionLimits:
 class Connection(web.RequestHandler):
     """aiohttp's protocol of one connection, with an answer also for what cannot be parsed."""
 
-    __slots__ = ("_body", "_head_size", "_head_timer", "_is_refused", "_limits")
+    __slots__ = (
+        "_body", "_head_size", "_head_timer", "_is_half_closed", "_is_refused", "_limits",
+    )  # fmt: skip
 
     # The body of the request parsed last: the only one that can still be on its way.
     _body: StreamReader
@@ -49,6 +51,8 @@ class Connection(web.RequestHandler):
     _is_refused: bool
     # Runs while a request's head is arriving.
     _head_timer: asyncio.TimerHandle | None
+    # Whether the client has said that nothing more comes.
+    _is_half_closed: bool
     _limits: ConnectionLimits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -58,6 +62,7 @@ class Connection(web.RequestHandler):
             raise TypeError("a Connection belongs to a Server")
         self._body, self._head_timer, self._limits = EMPTY_PAYLOAD, None, manager.limits
         self._head_size, self._is_refused = 0, False
+        self._is_half_closed = False
         super().connection_made(transport)
         if len(manager.connections) > self._limits.most:
             manager.refuse(self)
@@ -124,8 +129,14 @@ class Connection(web.RequestHandler):
         # connection would be reset before the client has read the answer.
         self.transport.write_eof()
 
+    @property
+    def is_at_end(self) -> bool:
+        """Whether no request follows the one in hand: its answer closes the connection."""
+        return self._is_half_closed and not self._messages
+
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp narrows asyncio's bool|None
         """Keep a half-closed connection open while an answer is owed (RFC 9112 §9.6)."""
+        self._is_half_closed = True
         if self._is_idle():
             return False
         if not self._body.is_eof():
@@ -210,10 +221,15 @@ class Server(web.Server):
     def set_request_factory(self, make: Callable[..., web.BaseRequest]) -> None:
         """Make requests by `make`, without their Expect header: `body` answers it in its time.
 
-        aiohttp sends 100 before it asks any handler, on unknown routes, too.
+        aiohttp sends 100 before it asks any handler, on unknown routes, too. Of a target in
+        absolute form (RFC 9112 §3.2.2) the path alone is kept: the host means nothing to the
+        service, and one that cannot be decoded would leave its connection without an answer, for
+        as long as the client likes.
         """
 
         def make_without_expect(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+            if message.url.absolute:
+                message = message._replace(url=message.url.relative())
             if "Expect" not in message.headers:
                 return make(message, *rest)
             expected = combine(message.headers, "Expect") or ""

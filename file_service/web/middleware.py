@@ -13,6 +13,7 @@ from aiohttp import web
 from file_service import errors
 from file_service.metrics import Counter
 from file_service.web.body import check_framing, forgo_body
+from file_service.web.connection import Connection
 from file_service.web.keys import HEALTH, IS_CUT, REQUEST_ID
 from file_service.web.origins import is_preflight, render_preflight
 from file_service.web.proxies import find_client
@@ -54,6 +55,12 @@ REQUESTS = Counter(
 )
 
 LONGEST_PATH = 1024  # of what a log line shows of it
+
+# 5xx that are the caller's doing, and leave it to anybody's guess where the request ends.
+_UNKNOWN = errors.UnknownCoding | errors.UnknownVersion
+
+# RFC 3986 §3.2.2, and a port.
+_HOST = re.compile(r"(?:\[[0-9A-Za-z:.%_~-]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
 
 _SANE_REQUEST_ID = re.compile(r"[0-9A-Za-z._~:/+=@-]{1,128}")
 
@@ -108,6 +115,8 @@ def _is_last(request: web.Request) -> bool:
         # The rest of the body is not wanted; reading it all to keep the connection costs more.
         forgo_body(request)
         return True
+    if isinstance(request.protocol, Connection) and request.protocol.is_at_end:
+        return True
     # aiohttp loses what comes behind a request for an upgrade that nobody grants.
     return request.app[HEALTH].is_draining or "Upgrade" in request.headers
 
@@ -119,9 +128,16 @@ def _choose_request_id(sent: str | None) -> str:
     return uuid4().hex
 
 
+def _check_host(request: web.Request) -> None:
+    """Raise Malformed for a Host that is none (RFC 9112 §3.2); aiohttp sees that there is one."""
+    if not _HOST.fullmatch(request.headers.get("Host", "")):
+        raise errors.Malformed("The Host header is no host.")
+
+
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         check_framing(request)
+        _check_host(request)
         return render_preflight() if is_preflight(request) else await handler(request)
     except errors.FileServiceError as error:
         return _render_error(request, error)
@@ -137,13 +153,13 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _render_error(request: web.Request, error: errors.FileServiceError) -> web.Response:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    if status >= 500:
+    if status >= 500 and not isinstance(error, _UNKNOWN):
         _log_trouble(request, error)
     members, headers = _explain(error)
     response = render_problem(request, error, status, **members)
     response.headers.update(headers)
-    if isinstance(error, errors.UnknownCoding | errors.UnknownVersion):
-        response.force_close()  # where this request ends is anybody's guess
+    if isinstance(error, _UNKNOWN):
+        response.force_close()
     return response
 
 

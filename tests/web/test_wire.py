@@ -116,6 +116,7 @@ async def test_pipelined_requests_of_a_half_closed_client_are_all_answered(wire:
     await wire.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
     wire.half_close()
     assert [(await wire.receive()).status for _ in range(3)] == [200, 200, 200]
+    assert await wire.is_closed()
 
 
 async def test_a_refused_upload_is_answered_while_its_body_still_comes(

@@ -182,7 +182,8 @@ async def embed(page: Page, service: ServiceProcess, links: dict[str, str]) -> N
     for tag in ("iframe", "object", "embed", "img"):
         # An address of its own each, or the browser's cache answers.
         pairs += [[tag, f"{link}?{tag}"] for link in links.values()]
-        pairs += [[tag, f"{links[case]}?disposition=inline&{tag}"] for case in SHOWN]
+        asked_inline = [links[case] for case in links.keys() & (SHOWN | RUNS)]
+        pairs += [[tag, f"{link}?disposition=inline&{tag}"] for link in asked_inline]
     await page.evaluate(EMBED, pairs)
 
     def are_answered() -> bool:

@@ -132,7 +132,7 @@ EMBED = """(links) => {
     }
 }"""
 
-# Returns what was not refused: a promise that neither way is settled is a timeout of the test.
+# Returns what was not refused.
 INCLUDE = """async (links) => {
     const taken = [];
     const load = (tag, attributes) => new Promise((yes, no) => {
@@ -193,6 +193,13 @@ async def embed(page: Page, service: ServiceProcess, links: dict[str, str]) -> N
     await asyncio.to_thread(eventually, are_answered, "an answer to everything embedded")
 
 
+async def include(page: Page, pairs: list[list[str]]) -> list[list[str]]:
+    """Include links in the page as what `pairs` says; return what was not refused."""
+    async with asyncio.timeout(DEADLINE_SECONDS):  # a worker that runs never answers
+        taken: list[list[str]] = await page.evaluate(INCLUDE, pairs)
+    return taken
+
+
 async def check_untouched(page: Page, service: ServiceProcess, site: Site) -> None:
     """Nothing but a script of the test's own has run, and nothing is in the service's origin."""
     assert await page.title() != "ran"
@@ -237,7 +244,7 @@ async def test_without_our_headers_what_a_page_includes_runs_and_is_noticed(
     elsewhere = await make_site()
     await page.goto(f"{elsewhere.url}/healthz")
     pairs = [("style" if c == "style" else "script", c) for c in sorted(INCLUDED_RUNS)]
-    taken = await page.evaluate(INCLUDE, [[way, f"{site.url}/files/{c}/"] for way, c in pairs])
+    taken = await include(page, [[way, f"{site.url}/files/{c}/"] for way, c in pairs])
     assert len(taken) == len(INCLUDED_RUNS)
     await site.wait_for(INCLUDED_RUNS)
 
@@ -294,7 +301,7 @@ async def test_a_page_cannot_include_a_file_as_its_own_script_or_style(
     exempt = DECLARED if where == "the service's origin" else set()
     tried = [link for case, link in links.items() if case not in exempt]
     pairs = [[way, f"{link}?{way}"] for link in tried for way in ways]
-    assert await page.evaluate(INCLUDE, pairs) == []
+    assert await include(page, pairs) == []
     await check_untouched(page, service, site)
 
 

@@ -134,7 +134,8 @@ def render_broken_request(request_id: str) -> web.Response:
         "The request line, the headers or the framing could not be parsed.",
         request_id=request_id,
     )
-    response.headers.update({"X-Request-ID": request_id, "Server": SERVER})
+    # aiohttp ends the connection without a word (RFC 9112 §9.6): what follows is anybody's guess.
+    response.headers.update({"X-Request-ID": request_id, "Server": SERVER, "Connection": "close"})
     return response
 
 

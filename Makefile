@@ -14,7 +14,7 @@ run: $(VENV)/.service  ## start the service at http://127.0.0.1:8080 on its embe
 	exec $(BIN)/file-service serve $(ARGS)
 
 test: $(VENV)/.dev  ## run every test, real PostgreSQL and a real browser included
-	@sh scripts/system_packages.sh chromium curl nginx openssl $(FAULT_PACKAGES)
+	@sh scripts/system_packages.sh chromium curl nginx openssl wget $(FAULT_PACKAGES)
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
 faults: $(VENV)/.dev  ## hurt the service in every way we know (root, Debian; about an hour)

@@ -39,11 +39,20 @@ _IGNORED = r"(?:[ \t]*;[ \t]*[a-z*][a-z0-9_.*-]*(?:=[^,; \t]*)?)*"
 _DIGEST = re.compile(rf"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):{_IGNORED}")
 _WANTED = re.compile(rf"([a-z*][a-z0-9_.*-]*)=([0-9]|10){_IGNORED}")
 
-# Bidirectional controls and characters without width let a name look like another one. The joiners
-# of emoji sequences and of Persian are kept where they join: between characters beyond ASCII.
+# Bidirectional controls and what nobody sees (Default_Ignorable_Code_Point, separators of lines,
+# annotations) let a name look like another one. Variation selectors stay: they choose a glyph.
 _INVISIBLE = re.compile(
-    "[\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff]"
-    "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e00ff\U000e01f0-\U000e0fff]"
+)
+# The joiners of emoji sequences and of Persian are kept where they join: between characters beyond
+# ASCII. A run of them goes as a whole, or each would excuse the next.
+_STRAY_JOINERS = re.compile("(?<![^\x00-\x7f])[\u200c\u200d]++|[\u200c\u200d]++(?![^\x00-\x7f])")
+# What nobody sees at the beginning of a name or at its end, where Windows drops dots besides.
+_UNSEEN_EDGES = (
+    " \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f"
+    "\u205f\u3000\u200c\u200d"
 )
 
 
@@ -201,6 +210,7 @@ def format_disposition(name: str, *, disposition: str = "attachment") -> str:
     plain = "".join(each for each in plain if not unicodedata.combining(each))
     # After the decomposition: it turns a full-width solidus into a real one.
     plain = re.sub(r'[^ -~]|["\\%/]', "_", plain)
+    plain = _shorten(_strip(plain))  # it decomposes into blanks and dots, and into more characters
     plain = plain if plain.strip("._ ") else "file"
     extended = quote(name, safe=_ATTR_CHARS)
     return f"{disposition}; filename=\"{plain}\"; filename*=UTF-8''{extended}"
@@ -208,12 +218,25 @@ def format_disposition(name: str, *, disposition: str = "attachment") -> str:
 
 def clean_name(name: str) -> str:
     """Return the name to save a file under: nothing that misleads a reader, at most 255 bytes."""
-    name = _INVISIBLE.sub("", unicodedata.normalize("NFC", name)).rstrip(". ").lstrip(" ")
+    return _tidy(_shorten(_tidy(unicodedata.normalize("NFC", name)))) or "file"
+
+
+def _tidy(name: str) -> str:
+    name = _STRAY_JOINERS.sub("", _INVISIBLE.sub("", name))
+    return _strip(unicodedata.normalize("NFC", name))  # what was apart may compose now
+
+
+def _strip(name: str) -> str:
+    return name.rstrip("." + _UNSEEN_EDGES).lstrip(_UNSEEN_EDGES)
+
+
+def _shorten(name: str) -> str:
+    """Cut to what a file on most systems may be called, and keep the extension."""
     stem, dot, extension = name.rpartition(".")
     if not dot or len(extension.encode()) > _LONGEST_EXTENSION:
         stem, dot, extension = name, "", ""
     room = _LONGEST_SAVED_NAME - len((dot + extension).encode())
-    return stem.encode()[:room].decode(errors="ignore") + dot + extension or "file"
+    return _strip(stem.encode()[:room].decode(errors="ignore") + dot + extension)
 
 
 def parse_digests(value: str | None) -> dict[str, bytes]:

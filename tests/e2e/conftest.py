@@ -5,8 +5,9 @@ import http.client
 import json
 import os
 import shutil
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from playwright.async_api import Browser, Page, async_playwright
 
 from tests.processes import ServiceProcess
 
 # FILE_SERVICE_TEST_BYTES=1073741824 sends a gigabyte every way.
 PAYLOAD_SIZE = int(os.environ.get("FILE_SERVICE_TEST_BYTES", "20971527"))
 DEADLINE_SECONDS = 20
+
+# What the database has no part in runs on one of them.
+sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @dataclass(frozen=True)
@@ -138,3 +145,76 @@ def descriptors_of(pid: int) -> list[str]:
         with suppress(FileNotFoundError):  # closed meanwhile
             names.append(str(entry.readlink()))
     return names
+
+
+Curl = Callable[..., str]
+
+
+@pytest.fixture
+def curl(tmp_path: Path) -> Curl:
+    """Run curl in a folder of its own and return what it printed."""
+    program = find_program("curl")
+    folder = tmp_path / "curl"
+    folder.mkdir()
+
+    def run(*arguments: str, content: bytes | None = None) -> str:
+        quiet = ("--disable", "--noproxy", "*", "--silent", "--show-error", "--fail-with-body")
+        done = subprocess.run(
+            [program, *quiet, *arguments],
+            input=content,
+            stdin=subprocess.DEVNULL if content is None else None,
+            check=False,
+            capture_output=True,
+            cwd=folder,
+            timeout=300,
+        )
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        return done.stdout.decode()
+
+    return run
+
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """A real browser."""
+    program = find_program("chromium")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def page(browser: Browser) -> Page:
+    """An empty page of a real browser."""
+    return await browser.new_page()
+
+
+ShowPage = Callable[[str], Awaitable[str]]
+
+
+@pytest.fixture
+def show_page(aiohttp_server: Callable[[web.Application], Awaitable[TestServer]]) -> ShowPage:
+    """Serve HTML from a site that is not the service, and return its address."""
+
+    async def show(body: str) -> str:
+        async def get(_request: web.Request) -> web.Response:
+            text = f"<!doctype html><meta charset=utf-8><title>elsewhere</title>{body}"
+            return web.Response(text=text, content_type="text/html")
+
+        app = web.Application()
+        app.router.add_get("/", get)
+        return str((await aiohttp_server(app)).make_url("/"))
+
+    return show

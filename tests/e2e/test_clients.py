@@ -6,63 +6,34 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
-from playwright.async_api import Error, Page, async_playwright
+from playwright.async_api import Error, Page
 
 from tests.conftest import MakeService
 from tests.e2e.conftest import (
+    Curl,
     MakePayload,
     Payload,
+    ShowPage,
     ask,
     ask_once,
     connected,
     descriptors_of,
     eventually,
-    find_program,
     info_of,
     sha256_of,
+    sqlite_only,
 )
 from tests.processes import ServiceProcess
 
 NAME = 'Отчёт "за год" it\'s.pdf'
 PDF = "application/pdf"
 CHUNKED = ("-H", "Transfer-Encoding: chunked")
-
-Curl = Callable[..., str]
-
-# What the database has no part in runs on one of them.
-sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
-
-@pytest.fixture
-def curl(tmp_path: Path) -> Curl:
-    """Run curl in a folder of its own and return what it printed."""
-    program = find_program("curl")
-    folder = tmp_path / "curl"
-    folder.mkdir()
-
-    def run(*arguments: str, content: bytes | None = None) -> str:
-        quiet = ("--disable", "--noproxy", "*", "--silent", "--show-error", "--fail-with-body")
-        done = subprocess.run(
-            [program, *quiet, *arguments],
-            input=content,
-            stdin=subprocess.DEVNULL if content is None else None,
-            check=False,
-            capture_output=True,
-            cwd=folder,
-            timeout=300,
-        )
-        assert done.returncode == 0, (done.stdout, done.stderr)
-        return done.stdout.decode()
-
-    return run
 
 
 def disposition_of(name: str) -> tuple[str, str]:
@@ -196,46 +167,6 @@ def test_curl_is_told_everything_but_the_bytes_when_it_asks_for_the_headers(
 
 
 # --- Chromium ---
-
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-@pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    """An empty page of a real browser."""
-    program = find_program("chromium")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield await browser.new_page()
-        await browser.close()
-
-
-ShowPage = Callable[[str], Awaitable[str]]
-
-
-@pytest.fixture
-def show_page(aiohttp_server: Callable[[web.Application], Awaitable[TestServer]]) -> ShowPage:
-    """Serve HTML from a site that is not the service, and return its address."""
-
-    async def show(body: str) -> str:
-        async def get(_request: web.Request) -> web.Response:
-            text = f"<!doctype html><meta charset=utf-8><title>elsewhere</title>{body}"
-            return web.Response(text=text, content_type="text/html")
-
-        app = web.Application()
-        app.router.add_get("/", get)
-        return str((await aiohttp_server(app)).make_url("/"))
-
-    return show
-
 
 # Chromium itself puts an underscore for quotes and for the joiners within an emoji.
 SUGGESTED = {

@@ -128,6 +128,23 @@ def test_no_path_comes_out_of_a_name_by_its_decomposition(name: str) -> None:
     assert plain.strip(".")
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("\ufdfa" * 60 + ".pdf", 255),  # 18 characters each, decomposed
+        ("name…", 4),
+        ("½.txt\u00a0", 7),
+    ],
+    ids=["longer by far", "dots at its end", "a blank at its end"],
+)
+def test_the_fallback_keeps_the_limits_that_its_decomposition_breaks(
+    name: str, expected: int
+) -> None:
+    plain = parse_disposition(format_disposition(name)).parameters["filename"]
+    assert len(plain) == expected
+    assert plain == plain.strip().rstrip(".")
+
+
 def test_an_ascii_name_is_its_own_fallback() -> None:
     assert format_disposition("a b.txt") == (
         "attachment; filename=\"a b.txt\"; filename*=UTF-8''a%20b.txt"
@@ -168,6 +185,13 @@ def test_no_text_makes_the_parsers_fail_otherwise_than_by_malformed(text: str) -
         ("\u200b", "file"),
         ("...", "file"),
         ("e\u0301.txt", "é.txt"),
+        ("a\u200d\u200dж\u200d\u200d.txt", "aж.txt"),  # one joiner does not excuse the next
+        ("a\u200b\u200dж", "aж"),
+        ("e\u200b\u0301", "é"),
+        ("a\u3164\U000e0041\u180eb.txt", "ab.txt"),  # fillers, tags: nobody sees them either
+        ("\u3000name.exe\u00a0.\u2003", "name.exe"),
+        ("\u00a0\u3164", "file"),
+        ("n" * 254 + "." + "e" * 33, "n" * 254),  # the cut makes no dot at the end
     ],
 )
 def test_a_saved_name_holds_nothing_that_misleads(name: str, expected: str) -> None:

@@ -88,6 +88,7 @@ async def test_what_cannot_be_parsed_is_a_problem_that_echoes_nothing(
     answer = await wire.receive()
     assert (answer.status, answer.problem["type"]) == (400, "/problems/malformed")
     assert b"GARBAGE" not in answer.body
+    assert answer.headers["connection"] == "close"
     assert await wire.is_closed()
 
 

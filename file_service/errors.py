@@ -81,6 +81,13 @@ class FileNotFound(FileServiceError):
     title = "There is no such file"
 
 
+class NotRunnable(FileServiceError):
+    """A file that a page asked for to run it, as a script or a style: stored files never run."""
+
+    code = "not-runnable"
+    title = "Stored files are not run"
+
+
 class TooLarge(FileServiceError):
     """More bytes than a file, or a part of a request, may have."""
 

@@ -4,7 +4,7 @@ from secrets import token_hex
 
 from aiohttp import web
 
-from file_service.errors import PreconditionFailed
+from file_service.errors import NotRunnable, PreconditionFailed
 from file_service.models import File
 from file_service.web.conditions import Verdict, is_range_current, judge
 from file_service.web.headers import combine, format_etag, parse_media_type, parse_wanted_digests
@@ -23,8 +23,18 @@ SHOWABLE = frozenset({
 })  # fmt: skip
 
 
+# What a browser fetches to run it (Fetch §2.2.5). Declared as JavaScript, and in a page of the same
+# origin, an upload would get past `script-src 'self'`.
+RUN = frozenset({
+    "script", "style", "worker", "sharedworker", "serviceworker", "audioworklet", "paintworklet",
+    "xslt",
+})  # fmt: skip
+
+
 async def get_file(request: web.Request) -> web.StreamResponse:
     """Send a file, or the parts of it that are asked for, where the preconditions allow."""
+    if request.headers.get("Sec-Fetch-Dest") in RUN:
+        raise NotRunnable("A page may show or save this file, not run it.")
     file = await request.app[FILES].get(request.match_info["id"])
     headers = format_file_headers(
         file,
@@ -56,7 +66,7 @@ def _choose_disposition(request: web.Request, file: File) -> str:
 
 def _render_not_modified(headers: dict[str, str]) -> web.Response:
     # RFC 9110 §15.4.5: what a 200 would have had to update a stored response, and no more.
-    kept = ("ETag", "Cache-Control", "Last-Modified", "Content-Disposition")
+    kept = ("ETag", "Cache-Control", "Last-Modified", "Content-Disposition", "Vary")
     return web.Response(status=304, headers={name: headers[name] for name in kept})
 
 

@@ -34,6 +34,7 @@ STATUS: dict[type[errors.FileServiceError], int] = {
     errors.DigestMismatch: 400,
     errors.DigestUnsupported: 400,
     errors.DigestInvalid: 400,
+    errors.NotRunnable: 403,
     errors.FileNotFound: 404,
     errors.Stalled: 408,
     errors.PreconditionFailed: 412,

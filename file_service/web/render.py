@@ -107,6 +107,8 @@ def format_file_headers(
         "Cross-Origin-Resource-Policy": "same-site",
         "X-Frame-Options": "DENY",
         "Referrer-Policy": "no-referrer",
+        # What was saved may not come out of the browser's cache to be run.
+        "Vary": "Sec-Fetch-Dest",
         # A shared cache would outlive a deletion.
         "Cache-Control": "private, max-age=31536000, immutable",
     }

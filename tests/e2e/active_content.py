@@ -162,5 +162,3 @@ INCLUDED_RUNS = {
     "script", "script-as-text", "script-as-json", "script-of-no-type", "worker", "style",
 }  # fmt: skip
 """What a page can include as a script or style from a server without our headers."""
-"""What says itself that it is a script or style. A page of the service's own origin could
-include it; the service has no page of its own that runs anything."""

@@ -46,7 +46,10 @@ async def test_parts_come_with_their_names_and_bytes() -> None:
 async def test_it_does_not_matter_where_the_network_cuts(data: st.DataObject) -> None:
     # Contents made of the boundary's own letters: every false beginning of it occurs.
     contents = data.draw(
-        st.lists(st.lists(st.sampled_from([b"\r", b"\n", b"-", BOUNDARY, b"x"])).map(b"".join))
+        st.lists(
+            st.lists(st.sampled_from([b"\r", b"\n", b"-", BOUNDARY, b"x"])).map(b"".join),
+            max_size=MOST,
+        )
     )
     contents = [each for each in contents if b"\r\n--" + BOUNDARY not in b"\r\n" + each]
     body = b"preamble\r\n" + b"".join(map(file_part, contents)) + END + b"epilogue"

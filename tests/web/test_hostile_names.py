@@ -31,7 +31,7 @@ POST = b"POST /files/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n" + JSON
 
 EXPECTED_HEADERS = sorted([
     "content-type", "content-disposition", "etag", "last-modified", "repr-digest", "accept-ranges",
-    "x-content-type-options", "content-security-policy", "cross-origin-resource-policy",
+    "vary", "x-content-type-options", "content-security-policy", "cross-origin-resource-policy",
     "x-frame-options", "referrer-policy", "cache-control", "content-length", "date", "server",
     "x-request-id",
 ])  # fmt: skip

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from aiohttp import web
@@ -12,17 +13,20 @@ from aiohttp import web
 from file_service.blobs import disk
 from file_service.blobs.local import LocalStore
 from file_service.catalogue import schema
+from file_service.catalogue.database import Database
 from file_service.catalogue.engine import connect
 from file_service.catalogue.queries import Catalogue
+from file_service.catalogue.uploads import UploadRows
 from file_service.config import Settings
 from file_service.core.files import Files
 from file_service.core.health import Health
 from file_service.core.names import is_id
+from file_service.core.resumable import Resumable
 from file_service.core.upkeep import Upkeep
 from file_service.core.uploads import Uploads
 from file_service.errors import CatalogueUnavailable, StartupError, Unavailable
 from file_service.tasks import wait_for_all
-from file_service.web.keys import FILES, HEALTH, LIMITS, PUBLIC, UPLOADS, Limits, Public
+from file_service.web.keys import FILES, HEALTH, LIMITS, PUBLIC, RESUMABLE, UPLOADS, Limits, Public
 from file_service.web.middleware import name_answer, watch
 from file_service.web.origins import allow_origin
 from file_service.web.routes import add_routes
@@ -39,6 +43,7 @@ class Parts:
 
     store: LocalStore
     catalogue: Catalogue
+    uploads: UploadRows
     upkeep: Upkeep
 
 
@@ -51,7 +56,7 @@ async def prepare(settings: Settings, *, is_serving: bool) -> str:
     await schema.prepare(settings.database_url, upgrade=is_upgrading)
     engine = connect(settings.database_url)
     try:
-        catalogue = Catalogue(engine)
+        catalogue = Catalogue(Database(engine))
         await _tell_risks(catalogue)
         identity = await catalogue.find_store()
         if identity is None and is_serving:
@@ -93,9 +98,10 @@ async def open_parts(settings: Settings, identity: str) -> AsyncIterator[Parts]:
     """Open the store and the catalogue; they are closed with the block."""
     engine = connect(settings.database_url)
     store = LocalStore(settings.dir, chunk=settings.chunk, identity=identity)
-    catalogue = Catalogue(engine)
+    database = Database(engine)
+    catalogue, rows = Catalogue(database), UploadRows(database)
     try:
-        yield Parts(store, catalogue, Upkeep(store, catalogue))
+        yield Parts(store, catalogue, rows, Upkeep(store, catalogue, rows))
     finally:
         await store.close()
         await engine.dispose()
@@ -125,7 +131,15 @@ def build_app(settings: Settings, identity: str) -> web.Application:
             app[UPLOADS] = Uploads(
                 parts.store, parts.catalogue, parts.upkeep, max_size=settings.max_size
             )
-            app[FILES] = Files(parts.store, parts.catalogue)
+            app[FILES] = Files(parts.store, parts.catalogue, parts.uploads)
+            app[RESUMABLE] = Resumable(
+                parts.store,
+                parts.catalogue,
+                parts.uploads,
+                app[FILES],
+                max_size=settings.max_size,
+                lifetime=timedelta(seconds=settings.upload_seconds),
+            )
             app[HEALTH] = Health(parts.store, parts.catalogue)
             upkeep = asyncio.create_task(parts.upkeep.run())
             yield

@@ -82,6 +82,7 @@ def _add_serve_flags(parser: argparse.ArgumentParser) -> None:
     add("--max-size", help="bytes one file may have (unlimited)")
     add("--grace-seconds", help="time for requests to end at a stop (30)")
     add("--idle-seconds", help="silence after which a client is taken for gone (60)")
+    add("--upload-seconds", help="time an unfinished upload is kept for (86400)")
     add("--min-rate", help="bytes a second that a body must arrive at; 0 for none (1KiB)")
     add("--head-seconds", help="time for a request's headers to arrive (20)")
     add("--keepalive-seconds", help="time an idle connection is kept (75)")

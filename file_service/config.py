@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     max_size: Annotated[ByteSize | None, BeforeValidator(_none_when_empty)] = None
     grace_seconds: float = Field(default=30.0, ge=0)
     idle_seconds: float = Field(default=60.0, gt=0)
+    upload_seconds: float = Field(default=86_400.0, gt=0)
     min_rate: ByteSize = Field(default=ByteSize(1024), ge=0)
     head_seconds: float = Field(default=20.0, gt=0)
     keepalive_seconds: float = Field(default=75.0, gt=0)

@@ -81,6 +81,81 @@ class FileNotFound(FileServiceError):
     title = "There is no such file"
 
 
+class UploadNotFound(FileServiceError):
+    """No upload has this id: unknown, cancelled or malformed ids are told apart by nobody."""
+
+    code = "upload-not-found"
+    title = "There is no such upload"
+
+
+class UploadExpired(FileServiceError):
+    """An unfinished upload that came to the end of its time; its bytes are gone."""
+
+    code = "upload-expired"
+    title = "The upload has expired"
+
+
+class OffsetMismatch(FileServiceError):
+    """Bytes for another place than where the upload goes on."""
+
+    code = "mismatching-upload-offset"
+    title = "The upload goes on elsewhere"
+
+    def __init__(self, expected: int, provided: int) -> None:
+        super().__init__(f"The upload goes on at byte {expected}, not at {provided}.")
+        self.expected = expected
+        self.provided = provided
+
+
+class LengthMismatch(FileServiceError):
+    """A length that contradicts what was declared before, or what has arrived."""
+
+    code = "inconsistent-upload-length"
+    title = "The length of the upload is inconsistent"
+
+
+class UploadLost(FileServiceError):
+    """A newer request has taken the upload over; what arrived before is kept."""
+
+    code = "upload-taken-over"
+    title = "Another request goes on with the upload"
+
+
+class UploadBusy(FileServiceError):
+    """Another request is at work on the upload and does not let go."""
+
+    code = "upload-busy"
+    title = "Another request is at work on the upload"
+
+
+class ChecksumMismatch(FileServiceError):
+    """Bytes of one request that do not have the checksum sent with them; they are forgotten."""
+
+    code = "checksum-mismatch"
+    title = "The checksum does not match the bytes"
+
+
+class NotAppendable(FileServiceError):
+    """An upload that is made of others, or finished: nothing can be added to it."""
+
+    code = "not-appendable"
+    title = "Nothing can be added to the upload"
+
+
+class UnknownTusVersion(FileServiceError):
+    """A request to an upload in a version of tus that the service does not speak, or in none."""
+
+    code = "unknown-tus-version"
+    title = "The version of tus is not supported"
+
+
+class WrongMediaType(FileServiceError):
+    """Bytes for an upload under another media type than its protocol has for them."""
+
+    code = "wrong-media-type"
+    title = "The media type is not that of bytes for an upload"
+
+
 class NotRunnable(FileServiceError):
     """A file that a page asked for to run it, as a script or a style: stored files never run."""
 

@@ -8,6 +8,9 @@ from types import MappingProxyType
 Chunks = AsyncIterable[bytes]
 """The joint of every data path: a request's body, a form part, a blob."""
 
+TUS, IETF = "tus", "ietf"
+"""The dialects of resumable uploads: tus 1.0 and the IETF draft."""
+
 Parts = AsyncIterator["tuple[NewUpload, Chunks]"]
 """Files that arrive in one request, each to be read to its end before the next."""
 
@@ -43,6 +46,93 @@ class File:
         """The digests that are known, in hex, by RFC 9530's names."""
         known = {"sha-256": self.sha256, "sha-512": self.sha512}
         return {name: digest for name, digest in known.items() if digest is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How an upload was created, which is how it has to be spoken of until its end.
+
+    `dialect` is "tus" or "ietf", `interop` the draft's version. `sent_metadata` comes back byte for
+    byte; `concat` is tus's "partial" or "final;…".
+    """
+
+    dialect: str
+    interop: int | None = None
+    sent_metadata: str | None = None
+    concat: str | None = None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it is a part that never becomes a file by itself."""
+        return self.concat == "partial"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it is made of parts, and takes no bytes of its own."""
+        return self.concat is not None and not self.is_partial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A file in the making: `offset` durable bytes of `length`, which is None until declared.
+
+    Once it is finished, it is the file of the same id, or a part. `fence` grows with each holder.
+    """
+
+    id: str
+    new: NewUpload
+    manner: Manner
+    offset: int
+    created_at: datetime
+    expires_at: datetime
+    is_finished: bool = False
+    is_held: bool = False
+    fence: int = 0
+
+    @property
+    def length(self) -> int | None:
+        """How many bytes it will have, None until declared."""
+        return self.new.length
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every byte that was declared is there."""
+        return self.offset == self.length
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing more has to come; a client of the draft says so itself."""
+        return self.is_whole and self.manner.dialect == TUS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checksum:
+    """What the bytes of one request must sum to, by one of tus's algorithms."""
+
+    algorithm: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Append:
+    """What a request says of the bytes it adds to an upload.
+
+    `size` of its body, None where that is not known before; `length` of the whole upload, where it
+    says so; `is_last` where the upload is to be finished with it.
+    """
+
+    offset: int
+    size: int | None = None
+    length: int | None = None
+    is_last: bool = False
+    checksum: Checksum | None = None
+
+    @property
+    def declared_length(self) -> int | None:
+        """What the whole upload will have by this request's word."""
+        if self.length is None and self.is_last and self.size is not None:
+            return self.offset + self.size
+        return self.length
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,12 @@ from aiohttp.test_utils import BaseTestServer, TestClient, get_port_socket
 from file_service.app import build_app
 from file_service.blobs import disk
 from file_service.blobs.local import LocalStore
+from file_service.catalogue.database import Database
 from file_service.catalogue.engine import connect
 from file_service.catalogue.queries import Catalogue
 from file_service.catalogue.schema import migrate
 from file_service.catalogue.tables import schema
+from file_service.catalogue.uploads import UploadRows
 from file_service.config import PREFIX, Settings
 from file_service.core.upkeep import Upkeep
 from file_service.core.uploads import Uploads
@@ -107,15 +109,25 @@ def settings(database_url: str, folder: Path) -> Settings:
 
 
 @pytest.fixture
-async def catalogue(database_url: str) -> AsyncIterator[Catalogue]:
+async def database(database_url: str) -> AsyncIterator[Database]:
     engine = connect(database_url)
-    yield Catalogue(engine)
+    yield Database(engine)
     await engine.dispose()
 
 
 @pytest.fixture
-def upkeep(store: LocalStore, catalogue: Catalogue) -> Upkeep:
-    return Upkeep(store, catalogue)
+def catalogue(database: Database) -> Catalogue:
+    return Catalogue(database)
+
+
+@pytest.fixture
+def rows(database: Database) -> UploadRows:
+    return UploadRows(database)
+
+
+@pytest.fixture
+def upkeep(store: LocalStore, catalogue: Catalogue, rows: UploadRows) -> Upkeep:
+    return Upkeep(store, catalogue, rows)
 
 
 @pytest.fixture

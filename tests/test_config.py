@@ -18,6 +18,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "max_size": None,
         "grace_seconds": 30.0,
         "idle_seconds": 60.0,
+        "upload_seconds": 86_400.0,
         "min_rate": 1024,
         "head_seconds": 20.0,
         "keepalive_seconds": 75.0,

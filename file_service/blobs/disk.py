@@ -141,6 +141,10 @@ def probe(staging: Path) -> None:
 @_in_thread
 def create_stage(path: Path) -> BinaryIO:
     """Make a stage of our own, locked from its first moment; FileExistsError where there is one."""
+    return _create_stage(path)
+
+
+def _create_stage(path: Path) -> BinaryIO:
     # Under a hidden name first: recovery must not find it between being made and being locked.
     draft = path.with_name(f".{path.name}")
     file = _open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -196,9 +200,59 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 
 @_in_thread
+def hold_stage(path: Path) -> BinaryIO | None:
+    """Lock a stage, made where there is none; None where another holds it."""
+    try:
+        file = _open(path, os.O_RDWR)
+    except FileNotFoundError:
+        try:
+            return _create_stage(path)
+        except FileExistsError:
+            return None  # another was faster
+    if _lock(file, path):
+        return file
+    file.close()
+    return None
+
+
+@_in_thread
+def truncate(file: BinaryIO, size: int) -> int:
+    """Cut a stage to at most `size` bytes; return how many it had."""
+    found = os.fstat(file.fileno()).st_size
+    if found > size:
+        os.ftruncate(file.fileno(), size)
+    return found
+
+
+@_in_thread
+def copy(source: Path, target: BinaryIO, offset: int) -> int:
+    """Append a file's bytes to `target` at `offset` within the kernel; return the offset behind.
+
+    Where the file system can, both share the bytes from then on.
+    """
+    with _open(source, os.O_RDONLY) as file:
+        left = os.fstat(file.fileno()).st_size
+        start = 0
+        while left:
+            copied = os.copy_file_range(file.fileno(), target.fileno(), left, start, offset + start)
+            if copied == 0:
+                raise OSError(errno.EIO, "the file shrank while it was copied", str(source))
+            start += copied
+            left -= copied
+    return offset + start
+
+
+@_in_thread
 def link(stage: Path, blob: Path) -> None:
-    """Give the staged bytes their final name, durably; FileExistsError where it is taken."""
-    os.link(stage, blob)
+    """Give the staged bytes their final name, durably; again is harmless.
+
+    FileExistsError where other bytes have it.
+    """
+    try:
+        os.link(stage, blob)
+    except FileExistsError:
+        if not os.path.samestat(stage.stat(), blob.stat(follow_symlinks=False)):
+            raise
     _fsync_folder(blob.parent)
 
 

@@ -5,7 +5,7 @@ import errno
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -96,6 +96,31 @@ class LocalStore:
             await to_its_end(file.fsync())
         return offset
 
+    async def hold(self, key: str) -> bool:
+        """Lock the stage, made where there is none; False where it is locked already."""
+        with self._translated():
+            file = None if key in self._held else await disk.hold_stage(self._staging / key)
+        if file is None:
+            return False
+        self._held[key] = file
+        return True
+
+    async def truncate(self, key: str, offset: int) -> None:
+        """Forget the bytes past `offset`; BlobMissing where there are fewer."""
+        with self._translated():
+            found = await disk.truncate(self._held[key], offset)
+        if found < offset:
+            raise BlobMissing(f"The stage of {key} has {found} bytes, fewer than {offset}.")
+
+    async def concatenate(self, key: str, parts: Sequence[str]) -> int:
+        """Append stages to a stage by the kernel, and fsync it; return its length."""
+        length = 0
+        with self._translated():
+            for part in parts:
+                length = await disk.copy(self._staging / part, self._held[key], length)
+            await to_its_end(self._as_aio(self._held[key]).fsync())
+        return length
+
     async def commit(self, key: str) -> None:
         """Link the stage to its final place and fsync the folder."""
         with self._translated():
@@ -126,11 +151,20 @@ class LocalStore:
 
     # ── reading ──
 
-    async def read(
+    def read(
         self, key: str, start: int = 0, stop: int | None = None
     ) -> AsyncGenerator[bytes, None]:
         """Yield the bytes from `start` up to `stop`, `chunk` at a time."""
-        with await self._open(key) as blob:
+        return self._read(key, self._path(key), start, stop)
+
+    def read_staged(self, key: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """Yield bytes of the stage, `chunk` at a time."""
+        return self._read(key, self._staging / key, start, stop)
+
+    async def _read(
+        self, key: str, path: Path, start: int, stop: int | None
+    ) -> AsyncGenerator[bytes, None]:
+        with await self._open(key, path) as blob:
             size = os.fstat(blob.fileno()).st_size
             stop = size if stop is None else stop
             if stop > size:
@@ -146,7 +180,7 @@ class LocalStore:
 
     async def open(self, key: str, size: int) -> BinaryIO:
         """Return the blob as an open file; BlobMissing where it has not `size` bytes."""
-        blob = await self._open(key)
+        blob = await self._open(key, self._path(key))
         found = os.fstat(blob.fileno()).st_size
         if found != size:
             blob.close()
@@ -155,12 +189,12 @@ class LocalStore:
 
     async def get_size(self, key: str) -> int:
         """Return how many bytes the blob has; BlobMissing where it is not a blob at all."""
-        with await self._open(key) as blob:
+        with await self._open(key, self._path(key)) as blob:
             return os.fstat(blob.fileno()).st_size
 
-    async def _open(self, key: str) -> BinaryIO:
+    async def _open(self, key: str, path: Path) -> BinaryIO:
         with _unreadable(key):
-            return await disk.open_blob(self._path(key))
+            return await disk.open_blob(path)
 
     # ── upkeep ──
 

@@ -1,6 +1,6 @@
 """BlobStore: the contract that every store of bytes keeps."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import BinaryIO, Protocol
 
 from file_service.models import BlobInfo, Chunks
@@ -24,8 +24,23 @@ class BlobStore(Protocol):
         released. An error leaves it as it is, and final for those chunks.
         """
 
+    async def hold(self, key: str) -> bool:
+        """Hold the stage of `key`, made where there is none; False where somebody holds it."""
+
+    async def truncate(self, key: str, offset: int) -> None:
+        """Forget the bytes past `offset` of a stage held; BlobMissing where it has fewer."""
+
+    async def concatenate(self, key: str, parts: Sequence[str]) -> int:
+        """Append the stages of `parts` to that of `key`, which is held; return its durable length.
+
+        The bytes do not pass through the process.
+        """
+
     async def commit(self, key: str) -> None:
-        """Make the staged bytes the blob, atomically and durably; the stage stays held."""
+        """Make the staged bytes the blob, atomically and durably; the stage stays held.
+
+        Again is harmless.
+        """
 
     async def discard(self, key: str) -> bool:
         """Forget the stage and let it go; return whether it was still there."""
@@ -42,6 +57,9 @@ class BlobStore(Protocol):
         self, key: str, start: int = 0, stop: int | None = None
     ) -> AsyncGenerator[bytes, None]:
         """Yield the bytes from `start` up to `stop`; BlobMissing where there are fewer."""
+
+    def read_staged(self, key: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """Yield bytes of a stage; BlobMissing where there are fewer."""
 
     async def open(self, key: str, size: int) -> BinaryIO | None:
         """Return the blob of `size` bytes as an open file; None where the bytes are elsewhere.

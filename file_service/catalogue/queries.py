@@ -1,31 +1,18 @@
-"""Catalogue: every SQL statement of the service."""
+"""Catalogue: every SQL statement about files."""
 
 import asyncio
-import os
-import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import asyncpg
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from file_service.catalogue.engine import EMBEDDED_RESERVE
-from file_service.catalogue.tables import file, removal, store
-from file_service.errors import CatalogueUnavailable, FileNotFound, NoRoom, OutcomeUnknown
+from file_service.catalogue.database import Database
+from file_service.catalogue.tables import file, removal, store, upload
+from file_service.errors import FileNotFound, NoRoom, OutcomeUnknown
 from file_service.models import File
-
-# Whatever the database does or fails to do, no call takes longer.
-LIMIT_SECONDS = 10.0
-CHECK_SECONDS = 3.0
-
-# An upload is let in on the strength of an answer not older than this.
-FRESH_SECONDS = 1.0
 
 READY, ABORTED = "ready", "aborted"
 
@@ -52,8 +39,6 @@ _HAS_FENCES = sa.select(sa.literal(1)).where(file.c.state == ABORTED).limit(1)
 _DROP_FENCES = sa.delete(file).where(
     file.c.state == ABORTED, file.c.created_at < sa.bindparam("before")
 )
-_IS_READ_ONLY = sa.select(sa.func.current_setting("transaction_read_only"))
-_PING = sa.select(sa.literal(1))
 _RISKS = sa.text(
     "SELECT name FROM pg_settings WHERE setting = 'off'"
     " AND name IN ('fsync', 'synchronous_commit', 'full_page_writes') ORDER BY name"
@@ -66,36 +51,26 @@ class Catalogue:
     One that only writes may have written then: it is to be called again, which is harmless.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        # A read is one statement: no BEGIN and ROLLBACK around it, and on SQLite no write lock.
-        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
-            engine.dialect.name
-        ]
-        self._answered_at = float("-inf")
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def admit(self) -> None:
         """Raise CatalogueUnavailable where an upload would find no database at its end."""
-        if time.monotonic() - self._answered_at > FRESH_SECONDS:
-            await self.check()
+        await self._database.admit()
 
     async def check(self) -> None:
         """Raise CatalogueUnavailable or NoRoom unless the database can take a row now."""
-        async with self._reading(CHECK_SECONDS) as connection:
-            if self._engine.dialect.name == "sqlite":
-                await connection.execute(_PING)
-                await asyncio.to_thread(_check_room, self._engine.url.database or ".")
-            elif await connection.scalar(_IS_READ_ONLY) == "on":
-                raise CatalogueUnavailable("The catalogue takes no writes: it is a standby.")
+        await self._database.check()
 
     async def add_files(self, files: Sequence[File]) -> None:
         """Make `files` exist, all of them or none; OutcomeUnknown where COMMIT gave no answer."""
-        rows = [_to_row(each) for each in files]
         is_sent = is_done = False
         try:
-            async with self._answering(LIMIT_SECONDS), self._engine.connect() as connection:
-                await connection.execute(sa.insert(file), rows)
+            async with (
+                self._database.answering(),
+                self._database.engine.connect() as connection,
+            ):
+                await insert_files(connection, files)
                 is_sent = True
                 await connection.commit()
                 is_done = True
@@ -109,7 +84,7 @@ class Catalogue:
 
     async def get_file(self, file_id: str) -> File:
         """Return the file of this id; FileNotFound where there is none."""
-        async with self._reading() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(_GET_FILE, {"id": file_id})).first()
         if row is None:
             raise FileNotFound(f"No file has the id {file_id}.")
@@ -120,22 +95,22 @@ class Catalogue:
 
         FileNotFound where it does not exist already.
         """
-        async with self._writing() as connection:
+        async with self._database.writing() as connection:
             result = await connection.execute(_REMOVE_FILE, {"id": file_id})
             if result.rowcount == 0:
                 raise FileNotFound(f"No file has the id {file_id}.")
-            note = {"id": file_id, "noted_at": datetime.now(UTC)}
-            await connection.execute(sa.insert(removal), note)
+            await connection.execute(sa.delete(upload).where(upload.c.id == file_id))
+            await note_removal(connection, file_id)
 
     async def find_removals(self, most: int, after: str = FIRST_ID) -> list[str]:
         """Return the keys of at most `most` blobs noted for removal, in order, from `after` on."""
         asked = {"most": most, "after": after}
-        async with self._reading() as connection:
+        async with self._database.reading() as connection:
             return list((await connection.scalars(_FIND_REMOVALS, asked)).all())
 
     async def drop_removals(self, keys: Sequence[str]) -> None:
         """Forget the notes of blobs that are gone."""
-        async with self._writing() as connection:
+        async with self._database.writing() as connection:
             await connection.execute(sa.delete(removal).where(removal.c.id.in_(keys)))
 
     async def fence(self, key: str) -> bool:
@@ -148,16 +123,16 @@ class Catalogue:
             "id": key, "name": "", "size": 0, "media_type": "", "sha256": "",
             "created_at": datetime.now(UTC), "metadata": {}, "state": ABORTED,
         }  # fmt: skip
-        async with self._writing() as connection:
-            await connection.execute(self._insert(file).on_conflict_do_nothing(), fence)
+        async with self._database.writing() as connection:
+            await connection.execute(self._database.insert(file).on_conflict_do_nothing(), fence)
             return await connection.scalar(_GET_STATE, {"id": key}) == READY
 
     async def drop_fences(self, before: datetime) -> int:
         """Drop the fences put up before then: no statement of their uploads can still arrive."""
-        async with self._reading() as connection:
+        async with self._database.reading() as connection:
             if await connection.scalar(_HAS_FENCES) is None:
                 return 0  # nearly always: nobody has to wait for a write lock
-        async with self._writing() as connection:
+        async with self._database.writing() as connection:
             return (await connection.execute(_DROP_FENCES, {"before": before})).rowcount
 
     async def find_known(self, keys: Sequence[str]) -> set[str]:
@@ -166,12 +141,12 @@ class Catalogue:
             sa.select(file.c.id).where(file.c.id.in_(keys), file.c.state == READY),
             sa.select(removal.c.id).where(removal.c.id.in_(keys)),
         )
-        async with self._reading() as connection:
+        async with self._database.reading() as connection:
             return set((await connection.scalars(query)).all())
 
     async def count_files(self) -> tuple[int, int]:
         """Return how many files there are and how many bytes they have together."""
-        async with self._reading() as connection:
+        async with self._database.reading() as connection:
             count, size = (await connection.execute(_COUNT)).one()
         return count, int(size)
 
@@ -179,7 +154,7 @@ class Catalogue:
         """Yield every file in the order of ids, without holding a connection meanwhile."""
         after = FIRST_ID
         while True:
-            async with self._reading() as connection:
+            async with self._database.reading() as connection:
                 rows = (await connection.execute(_WALK_FILES, {"after": after, "most": most})).all()
             for row in rows:
                 yield File(**row._mapping)
@@ -189,102 +164,37 @@ class Catalogue:
 
     async def find_store(self) -> str | None:
         """Return the identity of the folder that belongs here, None where none does yet."""
-        async with self._reading() as connection:
+        async with self._database.reading() as connection:
             found = await connection.scalar(sa.select(store.c.id))
         return None if found is None else str(found)
 
     async def claim_store(self, store_id: str) -> str:
         """Return the identity of the folder that belongs here: `store_id` where there was none."""
-        claim = self._insert(store).on_conflict_do_nothing()
-        async with self._writing() as connection:
+        claim = self._database.insert(store).on_conflict_do_nothing()
+        async with self._database.writing() as connection:
             await connection.execute(claim, {"place": 0, "id": store_id})
             return str(await connection.scalar(sa.select(store.c.id)))
 
     async def find_risks(self) -> list[str]:
         """Return the database settings that let it lose what it has acknowledged."""
-        if self._engine.dialect.name != "postgresql":
+        if self._database.engine.dialect.name != "postgresql":
             return []
-        async with self._reading() as connection:
+        async with self._database.reading() as connection:
             return list((await connection.scalars(_RISKS)).all())
 
-    @asynccontextmanager
-    async def _reading(self, seconds: float = LIMIT_SECONDS) -> AsyncIterator[AsyncConnection]:
-        async with self._answering(seconds), self._autocommit.connect() as connection:
-            yield connection
 
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        async with self._answering(LIMIT_SECONDS), self._engine.begin() as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def _answering(self, seconds: float) -> AsyncIterator[None]:
-        """Bound the wait, tell trouble in our words, and note whether there was an answer."""
-        try:
-            async with _translated(), asyncio.timeout(seconds):
-                yield
-        except (CatalogueUnavailable, OutcomeUnknown):
-            self._answered_at = float("-inf")
-            raise
-        self._answered_at = time.monotonic()
+async def insert_files(connection: AsyncConnection, files: Sequence[File]) -> None:
+    """Insert the rows of `files` by the transaction of `connection`."""
+    await connection.execute(sa.insert(file), [_to_row(each) for each in files])
 
 
-def _check_room(path: str) -> None:
-    found = os.statvfs(Path(path).parent)
-    if found.f_bavail * found.f_frsize < EMBEDDED_RESERVE:
-        raise NoRoom("There is no room left where the catalogue is kept.")
+async def note_removal(connection: AsyncConnection, key: str) -> None:
+    """Note the bytes of `key` for removal by the transaction of `connection`."""
+    note = {"id": key, "noted_at": datetime.now(UTC)}
+    await connection.execute(sa.insert(removal), note)
 
 
 def _to_row(value: File) -> dict[str, Any]:
     row = {name: getattr(value, name) for name in _COLUMNS}
     row["metadata"] = dict(value.metadata)
     return row
-
-
-# What a database that is away, restarting or slow raises. Connecting raises asyncpg's and the
-# system's own errors; what follows arrives wrapped by SQLAlchemy.
-_TROUBLE = (
-    sa.exc.OperationalError,
-    sa.exc.InterfaceError,
-    sa.exc.InternalError,
-    sa.exc.TimeoutError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    OSError,
-    TimeoutError,
-)
-
-# Classes of SQLSTATE that are about our statement: its data, a constraint, its syntax or rights.
-# Every other is about the database's condition, from a lost connection to a standby.
-_OUR_FAULT = {"22", "23", "42"}
-
-
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    try:
-        yield
-    except (sa.exc.DBAPIError, *_TROUBLE) as error:
-        if _is_full(error):
-            raise NoRoom("There is no room left where the catalogue is kept.") from error
-        if _is_trouble(error):
-            # The driver's own words go to the log as the cause; they may name hosts and users.
-            name = type(error).__name__
-            raise CatalogueUnavailable(f"The catalogue did not answer ({name}).") from error
-        raise
-
-
-def _is_trouble(error: BaseException) -> bool:
-    if isinstance(error, _TROUBLE) or getattr(error, "connection_invalidated", False):
-        return True
-    sqlstate = _get_sqlstate(error)
-    return sqlstate != "" and sqlstate[:2] not in _OUR_FAULT
-
-
-def _is_full(error: BaseException) -> bool:
-    # SQLite's only word for it is a sentence; PostgreSQL's is a code, disk_full.
-    cause = getattr(error, "orig", None)
-    return "disk is full" in str(cause) or _get_sqlstate(error) == "53100"
-
-
-def _get_sqlstate(error: BaseException) -> str:
-    return getattr(getattr(error, "orig", None), "sqlstate", None) or ""

@@ -72,3 +72,30 @@ store = sa.Table(
     sa.Column("place", sa.SmallInteger, primary_key=True, autoincrement=False),
     sa.Column("id", Id, nullable=False),
 )
+
+# Files in the making, uploaded in many requests; their bytes are staged under the same id.
+upload = sa.Table(
+    "upload",
+    schema,
+    sa.Column("id", Id, primary_key=True),
+    # 'open', or 'finished': the file of this id exists, or a part waits to be concatenated.
+    sa.Column("state", sa.String(8), nullable=False),
+    sa.Column("offset", sa.BigInteger, nullable=False),
+    sa.Column("length", sa.BigInteger, nullable=True),
+    sa.Column("name", sa.Text, nullable=True),
+    sa.Column("media_type", sa.Text, nullable=True),
+    sa.Column("metadata", Json, nullable=False),
+    sa.Column("digests", Json, nullable=False),
+    sa.Column("wanted_digests", Json, nullable=False),
+    sa.Column("dialect", sa.String(8), nullable=False),
+    sa.Column("interop", sa.SmallInteger, nullable=True),
+    sa.Column("sent_metadata", sa.Text, nullable=True),
+    sa.Column("concat", sa.Text, nullable=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False, index=True),
+    # Grows with every holder: what an earlier one still writes does not count.
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("is_held", sa.Boolean, nullable=False),
+    # What somebody else wants of the holder; see core.holds.Wish.
+    sa.Column("wish", sa.SmallInteger, nullable=False),
+)

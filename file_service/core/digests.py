@@ -1,10 +1,12 @@
 """Hash, count, cap and verify a stream of chunks as it passes."""
 
 import hashlib
+import zlib
 from collections.abc import AsyncIterator, Collection, Mapping
+from typing import Any
 
-from file_service.errors import DigestMismatch, TooLarge
-from file_service.models import Chunks
+from file_service.errors import ChecksumMismatch, DigestMismatch, TooLarge
+from file_service.models import Checksum, Chunks
 
 # RFC 9530 §7.2: the active algorithms, by the names that hashlib has for them.
 ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}
@@ -58,3 +60,75 @@ def check_size(size: int | None, limit: int | None) -> None:
     """Raise TooLarge where a known `size` is over a known `limit`, both in bytes."""
     if size is not None and limit is not None and size > limit:
         raise TooLarge(f"A file may have at most {limit} bytes.")
+
+
+class Followed:
+    """The digests of an upload as it grows over many requests: of its bytes up to `offset`.
+
+    Chunks that pass in order cost no second reading; what passed elsewhere is read from the stage.
+    """
+
+    def __init__(self, algorithms: Collection[str]) -> None:
+        self.offset = 0
+        self._hashes = {name: hashlib.new(ALGORITHMS[name]) for name in {"sha-256", *algorithms}}
+
+    def update(self, offset: int, chunk: bytes) -> None:
+        """Take in a chunk that lies at `offset`, where that is the next one."""
+        if offset == self.offset:
+            self.offset += len(chunk)
+            for each in self._hashes.values():
+                each.update(chunk)
+
+    def copy(self) -> "Followed":
+        """Return the same digests, to go on from here once more."""
+        other = Followed(())
+        other.offset = self.offset
+        other._hashes = {name: each.copy() for name, each in self._hashes.items()}
+        return other
+
+    def hexdigest(self, algorithm: str) -> str | None:
+        """Return the digest of the bytes up to `offset` in hex, None for one not asked for."""
+        found = self._hashes.get(algorithm)
+        return None if found is None else found.hexdigest()
+
+    def verify(self, expected: Mapping[str, bytes]) -> None:
+        """Raise DigestMismatch unless the bytes up to `offset` are those `expected`."""
+        for name, digest in expected.items():
+            if self.hexdigest(name) != digest.hex():
+                raise DigestMismatch(name)
+
+
+class _Crc32:
+    """zlib's CRC-32 in the manner of hashlib; four bytes, the highest first."""
+
+    def __init__(self) -> None:
+        self._value = 0
+
+    def update(self, chunk: bytes) -> None:
+        self._value = zlib.crc32(chunk, self._value)
+
+    def digest(self) -> bytes:
+        return self._value.to_bytes(4)
+
+
+# tus 1.0, extension checksum: sha1 is the one that every server must have.
+CHECKSUMS = ("sha1", "md5", "sha256", "sha512", "crc32")
+
+
+class Summed:
+    """The chunks of one request, passed on unchanged, and ChecksumMismatch at a wrong end."""
+
+    def __init__(self, chunks: Chunks, checksum: Checksum) -> None:
+        self._chunks = chunks
+        self._checksum = checksum
+        algorithm = checksum.algorithm
+        self._sum: Any = (
+            _Crc32() if algorithm == "crc32" else hashlib.new(algorithm, usedforsecurity=False)
+        )
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._chunks:
+            self._sum.update(chunk)
+            yield chunk
+        if self._sum.digest() != self._checksum.value:
+            raise ChecksumMismatch(f"The {self._checksum.algorithm} of the bytes is another one.")

@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 from file_service.blobs.store import BlobStore
 from file_service.catalogue.queries import Catalogue
+from file_service.catalogue.uploads import UploadRows
 from file_service.core.names import is_id
 from file_service.errors import BlobMissing, FileNotFound, FileServiceError, Unavailable
 from file_service.models import File
@@ -17,9 +18,10 @@ logger = logging.getLogger(__name__)
 class Files:
     """Finds, reads and deletes files; FileNotFound for every id that is not one of a file."""
 
-    def __init__(self, store: BlobStore, catalogue: Catalogue) -> None:
+    def __init__(self, store: BlobStore, catalogue: Catalogue, rows: UploadRows) -> None:
         self._store = store
         self._catalogue = catalogue
+        self._rows = rows
 
     async def get(self, file_id: str) -> File:
         """Return the file of this id."""
@@ -33,8 +35,14 @@ class Files:
 
     async def _check_absence(self, file_id: str) -> None:
         """Raise Unavailable where the row may still come: a 404 would be the last word."""
-        if await self._store.has_stage(file_id):
+        if await self._is_under_way(file_id):
             raise Unavailable("The file is being stored, or its outcome settled.")
+
+    async def _is_under_way(self, file_id: str) -> bool:
+        """Whether there are staged bytes that no client has still to go on with."""
+        if not await self._store.has_stage(file_id):
+            return False
+        return file_id not in await self._rows.find_known([file_id])
 
     async def open(self, file: File) -> BinaryIO | None:
         """Open the bytes of `file` for sendfile; None where only `read` has them.

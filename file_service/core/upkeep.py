@@ -12,8 +12,9 @@ from typing import Any
 
 from file_service.blobs.store import BlobStore
 from file_service.catalogue.queries import Catalogue
+from file_service.catalogue.uploads import UploadRows
 from file_service.core.names import is_id
-from file_service.errors import BlobMissing, FileNotFound, FileServiceError
+from file_service.errors import BlobMissing, FileNotFound, FileServiceError, UploadNotFound
 from file_service.metrics import Counter
 from file_service.models import BlobInfo, File
 
@@ -93,9 +94,10 @@ SETTLED = Counter(
 class Upkeep:
     """Puts the store and the catalogue in step; everything it does may be interrupted and rerun."""
 
-    def __init__(self, store: BlobStore, catalogue: Catalogue) -> None:
+    def __init__(self, store: BlobStore, catalogue: Catalogue, rows: UploadRows) -> None:
         self._store = store
         self._catalogue = catalogue
+        self._rows = rows
         self._is_wanted = asyncio.Event()
         self._is_stopping = False
 
@@ -130,16 +132,31 @@ class Upkeep:
         settled = Settled()
         try:
             await self._store.tidy()
-            async for stage in self._store.stages():
+            async for batch in _batched(self._store.stages()):
                 if self._is_stopping:
                     return settled
-                await self._settle_stage(stage, settled)
+                await self._settle_stages(batch, settled)
+            await self._expire_uploads()
             await self._finish_removals(settled)
             await self._catalogue.drop_fences(datetime.now(UTC) - FENCE_AGE)
         except FileServiceError as error:
             settled.failed += 1
             logger.warning("upkeep broke off: %s", error, extra={"cause": repr(error.__cause__)})
         return settled
+
+    async def _settle_stages(self, stages: list[BlobInfo], settled: Settled) -> None:
+        """Settle the stages that belong to no upload that is still to be gone on with."""
+        keys = [stage.key for stage in stages if is_id(stage.key)]
+        living = await self._rows.find_known(keys)
+        for stage in stages:
+            if stage.key not in living:
+                await self._settle_stage(stage, settled)
+
+    async def _expire_uploads(self) -> None:
+        """Have uploads that nobody went on with in time not exist; their bytes go as removals."""
+        for upload_id in await self._rows.find_expired(datetime.now(UTC), BATCH):
+            with suppress(UploadNotFound):
+                await self._rows.remove(upload_id)
 
     async def _settle_stage(self, stage: BlobInfo, settled: Settled) -> None:
         """Settle one upload that no living process works at; one that cannot be is skipped."""
@@ -175,12 +192,20 @@ class Upkeep:
     async def _remove(self, key: str, settled: Settled) -> bool:
         try:
             await self._store.delete(key)
+            if not await self._drop_stage(key):
+                return False
         except FileServiceError as error:
             settled.failed += 1
             logger.warning("the blob of %s cannot be removed yet: %s", key, error)
             return False
         settled.removed += 1
         return True
+
+    async def _drop_stage(self, key: str) -> bool:
+        """Drop the stage of an upload that is no more; False where a request still works at it."""
+        if await self._store.take_over(key):
+            await self._store.discard(key)
+        return not await self._store.has_stage(key)
 
     async def collect(
         self, *, older_than: timedelta, is_dry_run: bool, is_all: bool = False

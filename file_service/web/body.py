@@ -9,6 +9,7 @@ from aiohttp.web import PayloadAccessError, RequestPayloadError
 from file_service.errors import (
     CutShort,
     EncodedContent,
+    FileServiceError,
     Malformed,
     Stalled,
     UnknownCoding,
@@ -22,6 +23,9 @@ from file_service.web.keys import EXPECTED, LIMITS
 # Network reads are gathered up to this size before they are hashed and written: the hop to the
 # disk thread costs the same for 16 KiB and for 256.
 COALESCED = 256 * 1024
+
+# What belongs to a resumable upload is not held back longer: it is to be there for whoever goes on.
+QUIET_SECONDS = 0.05
 
 RECEIVED = Counter("received_bytes", "Bytes of bodies that arrived, stored in the end or not.")
 
@@ -76,20 +80,33 @@ async def _continue(request: web.Request) -> None:
         request.writer.output_size = 0  # or aiohttp takes it for the beginning of the answer
 
 
-async def chunks(request: web.Request) -> AsyncIterator[bytes]:
+async def chunks(
+    request: web.Request, *, quiet_seconds: float | None = None
+) -> AsyncIterator[bytes]:
     """Yield the body in pieces of at least COALESCED bytes, the last one as long as it is.
 
     Raises CutShort where the body ends before its Content-Length or its last chunk, and Stalled
-    where it goes on too slowly or not at all.
+    where it goes on too slowly or not at all; what arrived before that, or before a cancellation,
+    is yielded first. With `quiet_seconds` what has arrived is not held back longer than that.
     """
     await _continue(request)
     reader = _Reader(request)
     pieces: list[bytes] = []
     held = 0
-    while piece := await reader.read():
-        pieces.append(piece)
-        held += len(piece)
-        if held >= COALESCED:
+    while True:
+        try:
+            piece = await reader.read(quiet_seconds if pieces else None)
+        except (FileServiceError, asyncio.CancelledError):
+            pieces.append(reader.take_rest())
+            if rest := b"".join(pieces):
+                yield rest
+            raise
+        if not piece and piece is not None:
+            break
+        if piece:
+            pieces.append(piece)
+            held += len(piece)
+        if held >= COALESCED or piece is None:
             whole = b"".join(pieces)
             pieces.clear()
             held = 0
@@ -100,6 +117,11 @@ async def chunks(request: web.Request) -> AsyncIterator[bytes]:
             del whole
     if pieces:
         yield b"".join(pieces)
+
+
+def prompt_chunks(request: web.Request) -> AsyncIterator[bytes]:
+    """Yield the body as `chunks` does, and hold nothing back for long."""
+    return chunks(request, quiet_seconds=QUIET_SECONDS)
 
 
 class _Reader:
@@ -116,13 +138,19 @@ class _Reader:
         self._waited = 0.0  # seconds, since the rate was last looked at
         self._arrived = 0  # bytes, since then
 
-    async def read(self) -> bytes:
-        """Return what has arrived, b"" at the end of the body; Stalled, or CutShort."""
+    async def read(self, quiet_seconds: float | None = None) -> bytes | None:
+        """Return what has arrived, b"" at the end of the body; Stalled, or CutShort.
+
+        None where nothing arrives within `quiet_seconds`.
+        """
         asked_at = self._loop.time()
         try:
-            async with asyncio.timeout(self._limits.idle_seconds):
+            async with asyncio.timeout(quiet_seconds or self._limits.idle_seconds):
                 piece = await self._content.readany()
         except TimeoutError:
+            if quiet_seconds is not None:
+                self._waited += self._loop.time() - asked_at
+                return None
             silence = f"Nothing arrived for {self._limits.idle_seconds:g} seconds."
             raise Stalled(silence) from None
         except CutShort:
@@ -135,6 +163,11 @@ class _Reader:
         if self._waited > self._limits.idle_seconds:
             self._check_rate()
         return piece
+
+    def take_rest(self) -> bytes:
+        """Return what has arrived of a body that has come to a bad end."""
+        # aiohttp keeps it, and raises what ended the body to everybody who asks for it.
+        return self._content._read_nowait(-1) if self._content._buffer else b""
 
     def _check_rate(self) -> None:
         if self._arrived < self._limits.min_rate * self._waited:

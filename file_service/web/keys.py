@@ -7,6 +7,7 @@ from aiohttp import web
 
 from file_service.core.files import Files
 from file_service.core.health import Health
+from file_service.core.resumable import Resumable
 from file_service.core.uploads import Uploads
 
 
@@ -31,11 +32,15 @@ class Public:
 
 
 UPLOADS = web.AppKey("uploads", Uploads)
+RESUMABLE = web.AppKey("resumable", Resumable)
 FILES = web.AppKey("files", Files)
 HEALTH = web.AppKey("health", Health)
 LIMITS = web.AppKey("limits", Limits)
 PUBLIC = web.AppKey("public", Public)
 
+# Where the upload is that a request has made, and which dialect an upload is spoken of in.
+CREATED = web.RequestKey("created", str)
+DIALECT = web.RequestKey("dialect", str)
 EXPECTED = web.RequestKey("expected", str)
 IS_CUT = web.RequestKey("is_cut", bool)
 REQUEST_ID = web.RequestKey("request_id", str)

@@ -14,10 +14,11 @@ from file_service import errors
 from file_service.metrics import Counter
 from file_service.web.body import check_framing, forgo_body
 from file_service.web.connection import Connection
-from file_service.web.keys import HEALTH, IS_CUT, REQUEST_ID
+from file_service.web.keys import CREATED, HEALTH, IS_CUT, REQUEST_ID
 from file_service.web.origins import is_preflight, render_preflight
 from file_service.web.proxies import find_client
 from file_service.web.render import SERVER, render_http_problem, render_problem
+from file_service.web.resumption import TUS_VERSION, is_tus
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("file_service.access")
@@ -34,14 +35,24 @@ STATUS: dict[type[errors.FileServiceError], int] = {
     errors.DigestMismatch: 400,
     errors.DigestUnsupported: 400,
     errors.DigestInvalid: 400,
+    errors.LengthMismatch: 400,
+    errors.NotAppendable: 403,
     errors.NotRunnable: 403,
     errors.FileNotFound: 404,
+    errors.UploadNotFound: 404,
     errors.Stalled: 408,
+    errors.OffsetMismatch: 409,
+    errors.UploadExpired: 410,
     errors.PreconditionFailed: 412,
+    errors.UnknownTusVersion: 412,
     errors.TooLarge: 413,
     errors.EncodedContent: 415,
+    errors.WrongMediaType: 415,
     errors.RangeNotSatisfiable: 416,
     errors.UnknownExpectation: 417,
+    errors.UploadBusy: 423,
+    errors.UploadLost: 423,
+    errors.ChecksumMismatch: 460,  # tus 1.0, extension checksum
     errors.UnknownCoding: 501,
     errors.UnknownVersion: 505,
     errors.Unavailable: 503,
@@ -52,7 +63,7 @@ REQUESTS = Counter(
     "requests",
     "Requests that ended; 499 where the client left before its answer.",
     label="status",
-    values=[*(str(status.value) for status in HTTPStatus), "499"],
+    values=[*(str(status.value) for status in HTTPStatus), "460", "499"],
 )
 
 LONGEST_PATH = 1024  # of what a log line shows of it
@@ -108,6 +119,10 @@ async def name_answer(request: web.Request, response: web.StreamResponse) -> Non
     request_id = request.get(REQUEST_ID)
     if request_id is not None:
         response.headers["X-Request-ID"] = request_id
+    if is_tus(request):
+        response.headers["Tus-Resumable"] = TUS_VERSION
+    if CREATED in request:  # also on an error: the upload exists, and can be gone on with
+        response.headers["Location"] = request[CREATED]
 
 
 def _is_last(request: web.Request) -> bool:
@@ -159,26 +174,35 @@ def _render_error(request: web.Request, error: errors.FileServiceError) -> web.R
     members, headers = _explain(error)
     response = render_problem(request, error, status, **members)
     response.headers.update(headers)
-    if isinstance(error, _UNKNOWN):
+    if isinstance(error, errors.ChecksumMismatch):
+        response.set_status(status, "Checksum Mismatch")  # the one that no registry has
+    if isinstance(error, errors.UploadLost | _UNKNOWN):
         response.force_close()
     return response
 
 
 def _explain(error: errors.FileServiceError) -> tuple[dict[str, Any], dict[str, str]]:
     """Return what an error adds to the problem's members and to the answer's headers."""
+    members: dict[str, Any] = {}
+    headers: dict[str, str] = {}
     match error:
         case errors.OutcomeUnknown():
-            members: dict[str, Any] = {"outcome": "unknown", "id": error.file_ids[0]}
+            members = {"outcome": "unknown", "id": error.file_ids[0]}
             if len(error.file_ids) > 1:
                 members["ids"] = error.file_ids
-            return members, _RETRY
-        case errors.Unavailable():
-            return {}, _RETRY
+            headers = _RETRY
+        case errors.Unavailable() | errors.UploadBusy() | errors.UploadLost():
+            headers = _RETRY
+        case errors.OffsetMismatch():
+            members = {"expected-offset": error.expected, "provided-offset": error.provided}
+            headers = {"Upload-Offset": str(error.expected), "Upload-Complete": "?0"}
+        case errors.UnknownTusVersion():
+            headers = {"Tus-Version": TUS_VERSION}
         case errors.RangeNotSatisfiable():
-            return {}, {"Content-Range": f"bytes */{error.size}"}  # RFC 9110 §15.5.17
+            headers = {"Content-Range": f"bytes */{error.size}"}  # RFC 9110 §15.5.17
         case errors.EncodedContent():
-            return {}, {"Accept-Encoding": "identity"}  # RFC 9110 §15.5.16
-    return {}, {}
+            headers = {"Accept-Encoding": "identity"}  # RFC 9110 §15.5.16
+    return members, headers
 
 
 def _render_router_error(request: web.Request, error: web.HTTPException) -> web.Response:

@@ -10,12 +10,17 @@ METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 
 ALLOWED = (
     "Authorization, Content-Digest, Content-Disposition, Content-Type, If-Match, If-Modified-Since,"
-    " If-None-Match, If-Range, If-Unmodified-Since, Range, Repr-Digest, Want-Repr-Digest,"
-    " X-Request-ID, X-Requested-With"
+    " If-None-Match, If-Range, If-Unmodified-Since, Range, Repr-Digest, Tus-Resumable,"
+    " Upload-Checksum, Upload-Complete, Upload-Concat, Upload-Defer-Length,"
+    " Upload-Draft-Interop-Version, Upload-Length, Upload-Metadata, Upload-Offset,"
+    " Want-Repr-Digest, X-HTTP-Method-Override, X-Request-ID, X-Requested-With"
 )
 EXPOSED = (
     "Accept-Ranges, Allow, Content-Disposition, Content-Length, Content-Range, ETag, Last-Modified,"
-    " Location, Repr-Digest, Retry-After, X-Request-ID"
+    " Location, Repr-Digest, Retry-After, Tus-Checksum-Algorithm, Tus-Extension, Tus-Max-Size,"
+    " Tus-Resumable, Tus-Version, Upload-Complete, Upload-Concat, Upload-Defer-Length,"
+    " Upload-Draft-Interop-Version, Upload-Expires, Upload-Length, Upload-Limit, Upload-Metadata,"
+    " Upload-Offset, X-Request-ID"
 )
 MAX_AGE_SECONDS = 86_400
 

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from file_service.errors import FileServiceError, Malformed, find_kinds
 from file_service.metrics import Counter
-from file_service.models import File
+from file_service.models import File, Upload
 from file_service.web.headers import (
     combine,
     format_digests,
@@ -36,8 +36,15 @@ PROBLEMS = Counter(
     values=[*find_kinds(), *(_name_status(status) for status in HTTPStatus)],
 )
 
-# The problem types of digests are registered (draft-ietf-httpapi-digest-fields-problem-types).
+# Problem types that are registered, those of digests and of resumable uploads.
 REGISTERED = "https://iana.org/assignments/http-problem-types#"
+_REGISTERED_CODES = {
+    "digest-mismatched-values",
+    "digest-unsupported-algorithms",
+    "digest-invalid-values",
+    "mismatching-upload-offset",
+    "inconsistent-upload-length",
+}
 
 
 def render_created(request: web.Request, files: Sequence[File]) -> web.Response:
@@ -87,6 +94,11 @@ def format_file(request: web.Request, file: File) -> dict[str, Any]:
 def format_url(request: web.Request, file: File) -> str:
     """Return where a file's bytes are: below the public address, or a path where none is known."""
     return f"{request.app[PUBLIC].url}/files/{file.id}/"
+
+
+def format_upload_url(request: web.Request, upload: Upload) -> str:
+    """Return where an upload goes on."""
+    return f"{request.app[PUBLIC].url}/uploads/{upload.id}"
 
 
 def format_file_headers(
@@ -165,7 +177,7 @@ def _render_problem(
     **members: Any,
 ) -> web.Response:
     PROBLEMS.add(value=code)
-    kind = f"{REGISTERED if code.startswith('digest-') else '/problems/'}{code}"
+    kind = f"{REGISTERED if code in _REGISTERED_CODES else '/problems/'}{code}"
     problem = {"type": kind, "title": title, "status": status, "detail": detail}
     headers = {"Cache-Control": "no-store", "Vary": "Accept"}
     if request is not None and is_html_preferred(combine(request.headers, "Accept")):

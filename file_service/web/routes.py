@@ -2,9 +2,10 @@
 
 from aiohttp import web
 
-from file_service.web import downloads, files, status, uploads
+from file_service.web import downloads, files, resumable, status, uploads
 
 ONE = "/files/{id:[^/]+}"
+UPLOAD = "/uploads/{id:[^/]+}"
 SLASH = "{slash:/?}"
 
 
@@ -19,6 +20,16 @@ def add_routes(app: web.Application, *, has_metrics: bool = False) -> None:
     route("DELETE", f"{ONE}{SLASH}", files.delete_file)
     route("GET", f"{ONE}/info{SLASH}", files.get_info)
     route("HEAD", f"{ONE}/info{SLASH}", files.get_info)
+
+    route("OPTIONS", f"/files{SLASH}", resumable.get_options)
+    route("OPTIONS", f"/uploads{SLASH}", resumable.get_options)
+    route("POST", f"/uploads{SLASH}", resumable.post_uploads)
+    route("OPTIONS", f"{UPLOAD}{SLASH}", resumable.get_options)
+    route("HEAD", f"{UPLOAD}{SLASH}", resumable.head_upload)
+    route("GET", f"{UPLOAD}{SLASH}", resumable.get_upload)
+    route("PATCH", f"{UPLOAD}{SLASH}", resumable.patch_upload)
+    route("DELETE", f"{UPLOAD}{SLASH}", resumable.delete_upload)
+    route("POST", f"{UPLOAD}{SLASH}", resumable.post_upload)
 
     route("GET", f"/healthz{SLASH}", status.get_healthz)
     route("HEAD", f"/healthz{SLASH}", status.get_healthz)

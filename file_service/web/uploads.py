@@ -16,7 +16,7 @@ from file_service.errors import (
     PreconditionFailed,
 )
 from file_service.models import Chunks, NewUpload
-from file_service.web import body, form, render
+from file_service.web import body, draft, form, render
 from file_service.web.headers import (
     combine,
     parse_digests,
@@ -38,18 +38,26 @@ async def post_file(request: web.Request) -> web.Response:
     await _check_conditions(request)
     if media_type == FORM:
         return await _post_form(request)
-    new = _parse_new_upload(request, _parse_name(request))
-    file = await request.app[UPLOADS].store(new, body.chunks(request))
-    return render.render_created(request, [file])
+    return await _store(request, parse_raw(request))
 
 
 async def put_file(request: web.Request) -> web.Response:
     """Store a raw body as a new file of the name in the path."""
     _check_utf8(request.rel_url.raw_path)
     await _check_conditions(request)
-    new = _parse_new_upload(request, parse_name(request.match_info["id"]))
+    return await _store(request, _parse_new_upload(request, parse_name(request.match_info["id"])))
+
+
+async def _store(request: web.Request, new: NewUpload) -> web.Response:
+    if draft.is_creation(request):
+        return await draft.create(request, new)
     file = await request.app[UPLOADS].store(new, body.chunks(request))
     return render.render_created(request, [file])
+
+
+def parse_raw(request: web.Request) -> NewUpload:
+    """Return what a request says of the one file that is its body."""
+    return _parse_new_upload(request, _parse_name(request))
 
 
 async def _post_form(request: web.Request) -> web.Response:

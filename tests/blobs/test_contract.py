@@ -151,3 +151,47 @@ async def test_many_blobs_at_once_do_not_mix(any_store: BlobStore) -> None:
     await asyncio.gather(*(store(key, body) for key, body in bodies.items()))
     for key, body in bodies.items():
         assert await read(any_store, key) == body
+
+
+async def test_a_stage_has_one_holder(any_store: BlobStore, key: str) -> None:
+    assert await any_store.hold(key)
+    assert not await any_store.hold(key)
+    assert not await any_store.take_over(key)
+    await any_store.release(key)
+    assert await any_store.hold(key)
+    await any_store.discard(key)
+
+
+async def test_a_stage_is_read_and_cut(any_store: BlobStore, key: str) -> None:
+    await any_store.append(key, 0, stream(BODY))
+    found = [chunk async for chunk in any_store.read_staged(key, 10, 200_000)]
+    assert b"".join(found) == BODY[10:200_000]
+    await any_store.truncate(key, 100)
+    await any_store.truncate(key, 100)
+    with pytest.raises(BlobMissing):
+        await any_store.truncate(key, 101)
+    with pytest.raises(BlobMissing):
+        [chunk async for chunk in any_store.read_staged(key, 0, 101)]
+    await any_store.append(key, 100, stream(BODY[100:]))
+    await any_store.commit(key)
+    assert await read(any_store, key) == BODY
+
+
+async def test_stages_are_put_together(any_store: BlobStore, key: str) -> None:
+    parts = {str(uuid4()): body for body in (BODY, b"", BODY[:1])}
+    for part, body in parts.items():
+        await any_store.append(part, 0, stream(body))
+    assert await any_store.hold(key)
+    order = [*parts, *parts]
+    assert await any_store.concatenate(key, order) == 2 * (len(BODY) + 1)
+    await any_store.commit(key)
+    assert await read(any_store, key) == 2 * (BODY + BODY[:1])
+    for part in (*parts, key):
+        await any_store.discard(part)
+
+
+async def test_a_blob_may_be_committed_again(any_store: BlobStore, key: str) -> None:
+    await any_store.append(key, 0, stream(BODY))
+    await any_store.commit(key)
+    await any_store.commit(key)
+    assert await read(any_store, key) == BODY

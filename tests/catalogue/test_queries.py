@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from file_service.catalogue.database import Database
 from file_service.catalogue.engine import connect
 from file_service.catalogue.queries import Catalogue
 from file_service.errors import CatalogueUnavailable, FileNotFound
@@ -82,7 +83,7 @@ async def test_two_hundred_writers_at_once_all_succeed(catalogue: Catalogue) -> 
 )
 async def test_a_database_that_is_away_is_said_to_be(url: str) -> None:
     engine = connect(url)
-    catalogue = Catalogue(engine)
+    catalogue = Catalogue(Database(engine))
     for attempt in (
         catalogue.check(),
         catalogue.get_file(str(uuid4())),

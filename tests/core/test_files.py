@@ -8,6 +8,7 @@ import pytest
 
 from file_service.blobs.local import LocalStore
 from file_service.catalogue.queries import Catalogue
+from file_service.catalogue.uploads import UploadRows
 from file_service.core.files import Files
 from file_service.core.upkeep import Settled, Upkeep
 from file_service.core.uploads import Uploads
@@ -23,18 +24,23 @@ async def file(uploads: Uploads) -> File:
 
 
 async def test_a_deletion_leaves_neither_bytes_nor_a_note(
-    store: LocalStore, catalogue: Catalogue, file: File, tmp_path: Path
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, file: File, tmp_path: Path
 ) -> None:
-    await Files(store, catalogue).delete(file.id)
+    await Files(store, catalogue, rows).delete(file.id)
     assert lying_in(tmp_path / "files") == []
     assert await catalogue.find_removals(10) == []
 
 
 async def test_bytes_that_cannot_be_removed_are_a_404_at_once_and_removed_later(
-    store: LocalStore, catalogue: Catalogue, upkeep: Upkeep, file: File, tmp_path: Path
+    store: LocalStore,
+    catalogue: Catalogue,
+    rows: UploadRows,
+    upkeep: Upkeep,
+    file: File,
+    tmp_path: Path,
 ) -> None:
     stuck = Failing(store, on="delete", error=StoreUnavailable("read-only"))
-    files = Files(stuck, catalogue)
+    files = Files(stuck, catalogue, rows)
     await files.delete(file.id)
     for attempt in (files.get, files.delete):
         with pytest.raises(FileNotFound):
@@ -42,50 +48,50 @@ async def test_bytes_that_cannot_be_removed_are_a_404_at_once_and_removed_later(
     assert await catalogue.find_removals(10) == [file.id]
     assert lying_in(tmp_path / "files") == [file.id]
 
-    assert (await Upkeep(stuck, catalogue).settle()).failed == 1
+    assert (await Upkeep(stuck, catalogue, rows).settle()).failed == 1
     assert await upkeep.settle() == Settled(removed=1)
     assert lying_in(tmp_path / "files") == []
     assert await catalogue.find_removals(10) == []
 
 
 async def test_a_note_that_cannot_be_dropped_does_no_harm(
-    store: LocalStore, catalogue: Catalogue, upkeep: Upkeep, file: File
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, upkeep: Upkeep, file: File
 ) -> None:
     away = Failing(catalogue, on="drop_removals", error=CatalogueUnavailable("away"))
-    await Files(store, away).delete(file.id)  # type: ignore[arg-type]  # a double of the catalogue
+    await Files(store, away, rows).delete(file.id)  # type: ignore[arg-type]  # a double of the catalogue
     assert await catalogue.find_removals(10) == [file.id]
     assert await upkeep.settle() == Settled(removed=1)
     assert await upkeep.settle() == Settled()
 
 
 async def test_when_the_row_cannot_be_removed_the_file_stays_whole(
-    store: LocalStore, catalogue: Catalogue, file: File
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, file: File
 ) -> None:
     away = Failing(catalogue, on="remove_file", error=CatalogueUnavailable("away"))
     with pytest.raises(CatalogueUnavailable):
-        await Files(store, away).delete(file.id)  # type: ignore[arg-type]  # a double of the catalogue
-    assert [chunk async for chunk in Files(store, catalogue).read(file)] == [b"content"]
+        await Files(store, away, rows).delete(file.id)  # type: ignore[arg-type]  # a double of the catalogue
+    assert [chunk async for chunk in Files(store, catalogue, rows).read(file)] == [b"content"]
 
 
 async def test_a_file_deleted_while_it_is_asked_for_is_not_found(
-    store: LocalStore, catalogue: Catalogue, file: File
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, file: File
 ) -> None:
-    files = Files(store, catalogue)
+    files = Files(store, catalogue, rows)
     await files.delete(file.id)
     with pytest.raises(FileNotFound):
         await files.open(file)
 
 
 async def test_an_upload_whose_outcome_is_open_is_no_404(
-    store: LocalStore, catalogue: Catalogue
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows
 ) -> None:
     key = str(uuid4())
     await store.append(key, 0, stream(b"content"))
     with pytest.raises(Unavailable):
-        await Files(store, catalogue).get(key)
+        await Files(store, catalogue, rows).get(key)
     await store.discard(key)
     with pytest.raises(FileNotFound):
-        await Files(store, catalogue).get(key)
+        await Files(store, catalogue, rows).get(key)
 
 
 class Settling:
@@ -104,7 +110,7 @@ class Settling:
 
 
 async def test_a_file_that_comes_to_exist_while_it_is_looked_for_is_found(
-    store: LocalStore, catalogue: Catalogue, file: File
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, file: File
 ) -> None:
     other = replace(file, id=str(uuid4()))
 
@@ -112,15 +118,15 @@ async def test_a_file_that_comes_to_exist_while_it_is_looked_for_is_found(
         await catalogue.add_files([other])
 
     late: Any = Settling(store, settle)
-    assert await Files(late, catalogue).get(other.id) == other
+    assert await Files(late, catalogue, rows).get(other.id) == other
 
 
 async def test_a_deletion_of_what_is_still_in_doubt_is_no_404(
-    store: LocalStore, catalogue: Catalogue
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows
 ) -> None:
     key = str(uuid4())
     await store.append(key, 0, stream(b"x"))
-    files = Files(store, catalogue)
+    files = Files(store, catalogue, rows)
     for attempt in (files.get, files.delete):
         with pytest.raises(Unavailable):
             await attempt(key)

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from file_service.blobs import disk
 from file_service.blobs.local import LocalStore
 from file_service.catalogue.queries import Catalogue
+from file_service.catalogue.uploads import UploadRows
 from file_service.core import upkeep as module
 from file_service.core.files import Files
 from file_service.core.upkeep import Settled, Upkeep
@@ -55,7 +56,12 @@ async def test_an_upload_without_a_row_is_rolled_back(
 
 
 async def test_an_upload_whose_row_is_there_is_kept(
-    dead: LocalStore, store: LocalStore, upkeep: Upkeep, catalogue: Catalogue, folder: Path
+    dead: LocalStore,
+    store: LocalStore,
+    upkeep: Upkeep,
+    catalogue: Catalogue,
+    rows: UploadRows,
+    folder: Path,
 ) -> None:
     key = await stage(dead, is_committed=True)
     await catalogue.add_files([make_file(id=key, size=7)])
@@ -63,7 +69,7 @@ async def test_an_upload_whose_row_is_there_is_kept(
     assert await upkeep.settle() == Settled(kept=1)
     assert lying_in(folder) == [key]
     file = await catalogue.get_file(key)
-    assert [chunk async for chunk in Files(store, catalogue).read(file)] == [b"content"]
+    assert [chunk async for chunk in Files(store, catalogue, rows).read(file)] == [b"content"]
 
 
 async def test_a_living_upload_is_not_touched(
@@ -88,13 +94,18 @@ async def test_a_fenced_upload_can_never_become_a_file(
 
 
 async def test_settling_goes_on_where_it_was_interrupted(
-    dead: LocalStore, store: LocalStore, upkeep: Upkeep, catalogue: Catalogue, folder: Path
+    dead: LocalStore,
+    store: LocalStore,
+    upkeep: Upkeep,
+    catalogue: Catalogue,
+    rows: UploadRows,
+    folder: Path,
 ) -> None:
     """Between fence and removal the fence is there already: it must not pass for a file."""
     key = await stage(dead, is_committed=True)
     await dead.release(key)
     stuck = Failing(store, on="delete", error=StoreUnavailable("broken"))
-    assert (await Upkeep(stuck, catalogue).settle()).failed == 1
+    assert (await Upkeep(stuck, catalogue, rows).settle()).failed == 1
     assert lying_in(folder) == [key, key]
     assert await upkeep.settle() == Settled(rolled_back=1)
     assert lying_in(folder) == []
@@ -112,18 +123,18 @@ async def test_one_bad_entry_is_passed_over(dead: LocalStore, upkeep: Upkeep, fo
 
 
 async def test_without_a_catalogue_nothing_is_settled_on_a_guess(
-    dead: LocalStore, store: LocalStore, catalogue: Catalogue, folder: Path
+    dead: LocalStore, store: LocalStore, catalogue: Catalogue, rows: UploadRows, folder: Path
 ) -> None:
     key = await stage(dead, is_committed=True)
     await dead.release(key)
     away = Failing(catalogue, on="fence", error=CatalogueUnavailable("away"))
-    settled = await Upkeep(store, away).settle()  # type: ignore[arg-type]  # a double
+    settled = await Upkeep(store, away, rows).settle()  # type: ignore[arg-type]  # a double
     assert settled.failed >= 1
     assert lying_in(folder) == [key, key]
 
 
 async def test_settling_from_several_sides_at_once_settles_once(
-    dead: LocalStore, store: LocalStore, catalogue: Catalogue, folder: Path
+    dead: LocalStore, store: LocalStore, catalogue: Catalogue, rows: UploadRows, folder: Path
 ) -> None:
     for number in range(20):
         key = await stage(dead, is_committed=True)
@@ -131,7 +142,7 @@ async def test_settling_from_several_sides_at_once_settles_once(
             await catalogue.add_files([make_file(id=key, size=7)])
         await dead.release(key)
     rounds = await asyncio.gather(
-        *(Upkeep(each, catalogue).settle() for each in (store, dead) for _ in range(3))
+        *(Upkeep(each, catalogue, rows).settle() for each in (store, dead) for _ in range(3))
     )
     assert sum(each.kept for each in rounds) == 10
     assert sum(each.rolled_back for each in rounds) == 10
@@ -225,10 +236,12 @@ async def test_gc_does_not_sweep_a_store_empty_by_a_wrong_catalogue(
     assert lying_in(folder) == []
 
 
-async def test_gc_says_when_it_could_not_remove(store: LocalStore, catalogue: Catalogue) -> None:
+async def test_gc_says_when_it_could_not_remove(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows
+) -> None:
     await make_orphan(store)
     stuck = Failing(store, on="delete", error=StoreUnavailable("read-only"))
-    collected = await Upkeep(stuck, catalogue).collect(
+    collected = await Upkeep(stuck, catalogue, rows).collect(
         older_than=AT_ONCE, is_dry_run=False, is_all=True
     )
     assert collected.settled.failed == 1
@@ -297,17 +310,17 @@ async def test_scrub_finds_orphans(store: LocalStore, upkeep: Upkeep) -> None:
 
 
 async def test_a_file_deleted_while_it_is_scrubbed_is_not_missing(
-    store: LocalStore, catalogue: Catalogue, uploads: Uploads
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, uploads: Uploads
 ) -> None:
     file = await uploads.store(NewUpload(), stream(b"content"))
 
     class Deleting(Failing):
         async def get_size(self, key: str) -> int:
-            await Files(store, catalogue).delete(key)
+            await Files(store, catalogue, rows).delete(key)
             return await store.get_size(key)
 
     deleting = Deleting(store, on="", error=AssertionError())
-    scrubbed = await Upkeep(deleting, catalogue).scrub(rate=None, is_quarantining=False)
+    scrubbed = await Upkeep(deleting, catalogue, rows).scrub(rate=None, is_quarantining=False)
     assert scrubbed.is_clean
     assert file.id not in scrubbed.missing
 
@@ -328,12 +341,12 @@ async def test_scrub_keeps_to_its_rate(
 
 
 async def test_upkeep_outlives_an_error_that_nobody_thought_of(
-    dead: LocalStore, store: LocalStore, catalogue: Catalogue, folder: Path
+    dead: LocalStore, store: LocalStore, catalogue: Catalogue, rows: UploadRows, folder: Path
 ) -> None:
     key = await stage(dead)
     await dead.release(key)
     broken = Failing(store, on="tidy", error=RuntimeError("unheard of"))
-    upkeep = Upkeep(broken, catalogue)
+    upkeep = Upkeep(broken, catalogue, rows)
     running = asyncio.create_task(upkeep.run())
     await asyncio.sleep(0.05)
     broken.repair()

@@ -9,6 +9,7 @@ import pytest
 from file_service.blobs import disk
 from file_service.blobs.local import LocalStore
 from file_service.catalogue.queries import Catalogue
+from file_service.catalogue.uploads import UploadRows
 from file_service.core.files import Files
 from file_service.core.upkeep import Upkeep
 from file_service.core.uploads import Uploads
@@ -40,12 +41,12 @@ async def two_files() -> AsyncIterator[tuple[NewUpload, Chunks]]:
 
 
 async def test_a_stored_file_is_measured_as_it_passes(
-    store: LocalStore, catalogue: Catalogue, upkeep: Upkeep, uploads: Uploads
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, upkeep: Upkeep, uploads: Uploads
 ) -> None:
     file = await uploads.store(NewUpload(name="x.pdf"), stream(b"ab", b"c"))
     assert (file.size, file.sha256) == (3, hashlib.sha256(b"abc").hexdigest())
     assert await catalogue.get_file(file.id) == file
-    assert [chunk async for chunk in Files(store, catalogue).read(file)] == [b"abc"]
+    assert [chunk async for chunk in Files(store, catalogue, rows).read(file)] == [b"abc"]
 
 
 @pytest.mark.parametrize("call", ["append", "commit"])

@@ -40,13 +40,14 @@ class Machine:
             assert await self.single.find_violations(service.url) == [], f"{self.cuts} cuts"
             yield service
 
-    async def cut(self, service: ServiceProcess, flags: int = NOTHING_FLUSHED) -> None:
+    async def cut(self, service: ServiceProcess | None, flags: int = NOTHING_FLUSHED) -> None:
         """Take the power away, at once; when it is back, nothing runs but the database."""
         canary = self.disk / f"canary-{self.cuts}"
         canary.touch()
         power_cut(self.disk, flags)
         self.cuts += 1
-        await kill_9(service)
+        if service is not None:
+            await kill_9(service)
         await asyncio.to_thread(self._come_back)
         self.felt += not canary.exists()
 

@@ -123,9 +123,9 @@ async def killed_gc(place: Place, at: int, match: str = "", **variables: str) ->
     return await _killed(["gc", *place.flags], place, at, match, **variables)
 
 
-async def killed_start(place: Place, at: int, match: str) -> Steps:
+async def killed_start(place: Place, at: int, match: str, **variables: str) -> Steps:
     """Start the service, which makes a new store; kill it before its step `at`."""
-    return await _killed(["serve", "--port", "0", *place.flags], place, at, match)
+    return await _killed(["serve", "--port", "0", *place.flags], place, at, match, **variables)
 
 
 async def _killed(flags: list[str], place: Place, at: int, match: str, **variables: str) -> Steps:

@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 
 from file_service.blobs import disk
+from file_service.catalogue.database import Database
 from file_service.catalogue.engine import connect
 from file_service.catalogue.queries import Catalogue
 from tests.faults.callers import WAYS, Caller, calling, check_refusal, check_settled, until
@@ -209,7 +210,7 @@ async def make_store(place: Place) -> None:
     key = str(uuid4())
     (place.folder / "blobs" / key[:2] / key).write_bytes(b"ours")
     engine = connect(place.database_url)
-    await Catalogue(engine).claim_store(identity)
+    await Catalogue(Database(engine)).claim_store(identity)
     await engine.dispose()
 
 

@@ -21,7 +21,7 @@ from tests.faults.disks import Kind
 from tests.faults.harness import IS_THOROUGH, TIMEOUT, Place, report
 from tests.faults.machine import Machine, Where, made_machine
 from tests.faults.mutants import MUTANTS, Mutant, copy_package
-from tests.faults.single import Single, kill_9, killed_gc, wait_for_death
+from tests.faults.single import Single, kill_9, killed_gc, killed_start, wait_for_death
 from tests.faults.steps import IS_SUPPORTED, killing
 from tests.faults.test_steps import leave_a_mess, request_once
 from tests.processes import ServiceProcess, service_environment
@@ -109,6 +109,17 @@ async def power_after_start(case: Case) -> list[str]:
     async with case.powered("other") as (machine, service):
         await machine.cut(service)
         return await case.judge(machine.single)
+
+
+async def power_after_claim(case: Case) -> list[str]:
+    """The catalogue has taken the new folder for its own, and nothing more was done."""
+    async with made_machine(case.kind, "other", case.seed) as machine:
+        machine.age()
+        single = machine.single
+        steps = await killed_start(single.place, 2, r"^fsync .*/blobs$", **case.variables)
+        assert steps.has_killed, steps.taken
+        await machine.cut(None)
+        return await case.judge(single)
 
 
 async def power_after_recovery(case: Case) -> list[str]:
@@ -230,6 +241,7 @@ SCENARIOS: dict[str, Scenario] = {
     "power_after_upload_same": power_after_upload("same"),
     "power_after_delete": power_after_delete,
     "power_after_start": power_after_start,
+    "power_after_claim": power_after_claim,
     "power_after_recovery": power_after_recovery,
     "kill_upload_at_link": kill("a raw upload", r"^link "),
     "kill_upload_at_row": kill("a raw upload", ROW, after=r"(link|rename) .*/blobs/"),

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from file_service.core.upkeep import PERIOD_SECONDS
 from tests.faults.harness import (
     IS_THOROUGH,
     TIMEOUT,
@@ -202,7 +203,10 @@ async def test_an_upload_whose_commit_or_its_answer_is_lost_is_whole_or_absent(
     for how in ways:
         for _ in range(LOSSES // 4):
             await asyncio.gather(*(lose(scene, how, chance) for _ in range(4)))
-        wait = eventually(lambda: _is(not scene.place.names("staging")), f"no stage, {seed}", 5)
+        # Sooner than the next round: what is in doubt is settled when it comes to be.
+        wait = eventually(
+            lambda: _is(not scene.place.names("staging")), f"no stage, {seed}", PERIOD_SECONDS - 5
+        )
         settled = max(settled, await wait)
     assert scene.wire.losses == LOSSES // 4 * 8
     await scene.check(seed)

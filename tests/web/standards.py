@@ -203,7 +203,7 @@ ERRORS = [
     Row("RFC 9110 §9.3.5", "DELETE of no file", GONE.replace("GET", "DELETE"), status=404, answer=PROBLEM),
     Row("RFC 9457 §3", "no such address", "GET /nothing", status=404, answer=PROBLEM),
     Row("RFC 9110 §15.5.6", "another method", "PATCH {path}", status=405, answer={**PROBLEM, "Allow": "DELETE, GET, HEAD, PUT"}),
-    Row("RFC 9110 §15.5.6", "a list of files is not given", "GET /files/", status=405, answer={**PROBLEM, "Allow": "POST"}),
+    Row("RFC 9110 §15.5.6", "a list of files is not given", "GET /files/", status=405, answer={**PROBLEM, "Allow": "OPTIONS, POST"}),
     Row("RFC 9110 §12.5.1", "a browser gets a page", "GET /nothing", {"Accept": "text/html"}, status=404,
         answer={"Content-Type": "text/html.*", "Vary": "Accept"}),
     Row("RFC 9111 §5.2", "an error is not kept", "GET /nothing", status=404, answer={"Cache-Control": "no-store"}),

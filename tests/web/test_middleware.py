@@ -31,8 +31,8 @@ async def problem_of(client: Client, method: str, path: str) -> tuple[web.Respon
     ("method", "path", "status", "allow"),
     [
         ("GET", "/nothing/here", 404, None),
-        ("GET", "/files/", 405, "POST"),
-        ("PUT", "/files/", 405, "POST"),
+        ("GET", "/files/", 405, "OPTIONS, POST"),
+        ("PUT", "/files/", 405, "OPTIONS, POST"),
         ("POST", "/files/x/", 405, "DELETE, GET, HEAD, PUT"),
         ("PATCH", "/files/x", 405, "DELETE, GET, HEAD, PUT"),
         ("DELETE", "/files/x/info", 405, "GET, HEAD"),

@@ -8,6 +8,7 @@ from openapi_spec_validator import validate
 
 from file_service.web.status import load_description
 from tests.conftest import Client, MakeService, ServiceServer
+from tests.processes import service_environment
 
 sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -61,5 +62,6 @@ def test_the_service_does_what_the_description_says(make_service: MakeService) -
         capture_output=True,
         text=True,
         check=False,
+        env=service_environment(SCHEMATHESIS_HOOKS="tests.web.describing_hooks"),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

@@ -18,7 +18,7 @@ async def test_by_default_no_page_of_another_origin_is_let_in(client: Client) ->
     async with client.get("/healthz", headers={"Origin": APP}) as response:
         assert not [name for name in response.headers if name.startswith("Access-Control")]
     async with client.options("/files/", headers={"Origin": APP} | PREFLIGHT) as response:
-        assert response.status == 405
+        assert response.status == 200  # of tus, not of CORS
 
 
 @pytest.mark.parametrize("origin", [APP, "http://localhost:3000"])
@@ -69,5 +69,5 @@ async def test_any_other_origin_is_told_nothing(open_client: Client, origin: str
         assert response.headers["Vary"] == "Origin"
     headers = {"Origin": origin} | PREFLIGHT
     async with open_client.options("/files/", headers=headers) as response:
-        assert response.status == 405
+        assert response.status == 200  # of tus, not of CORS
         assert "Access-Control-Allow-Origin" not in response.headers

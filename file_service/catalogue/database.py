@@ -1,0 +1,136 @@
+"""Database: bounded calls, and trouble told in our words; what every query goes through."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from file_service.catalogue.engine import EMBEDDED_RESERVE
+from file_service.errors import CatalogueUnavailable, NoRoom, OutcomeUnknown
+
+# Whatever the database does or fails to do, no call takes longer.
+LIMIT_SECONDS = 10.0
+CHECK_SECONDS = 3.0
+
+# An upload is let in on the strength of an answer not older than this.
+FRESH_SECONDS = 1.0
+
+_IS_READ_ONLY = sa.select(sa.func.current_setting("transaction_read_only"))
+_PING = sa.select(sa.literal(1))
+
+
+class Database:
+    """Connections for a while. Every method may raise CatalogueUnavailable.
+
+    A block that only writes may have written then: it is to be run again, which must be harmless.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        # A read is one statement: no BEGIN and ROLLBACK around it, and on SQLite no write lock.
+        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        # The dialect's own INSERT, which has ON CONFLICT.
+        self.insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
+            engine.dialect.name
+        ]
+        self._answered_at = float("-inf")
+
+    async def admit(self) -> None:
+        """Raise CatalogueUnavailable where an upload would find no database at its end."""
+        if time.monotonic() - self._answered_at > FRESH_SECONDS:
+            await self.check()
+
+    async def check(self) -> None:
+        """Raise CatalogueUnavailable or NoRoom unless the database can take a row now."""
+        async with self.reading(CHECK_SECONDS) as connection:
+            if self.engine.dialect.name == "sqlite":
+                await connection.execute(_PING)
+                await asyncio.to_thread(_check_room, self.engine.url.database or ".")
+            elif await connection.scalar(_IS_READ_ONLY) == "on":
+                raise CatalogueUnavailable("The catalogue takes no writes: it is a standby.")
+
+    @asynccontextmanager
+    async def reading(self, seconds: float = LIMIT_SECONDS) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection for a statement that is a transaction by itself."""
+        async with self.answering(seconds), self._autocommit.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection in a transaction, which is committed with the block."""
+        async with self.answering(LIMIT_SECONDS), self.engine.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def answering(self, seconds: float = LIMIT_SECONDS) -> AsyncIterator[None]:
+        """Bound the wait, tell trouble in our words, and note whether there was an answer."""
+        try:
+            async with _translated(), asyncio.timeout(seconds):
+                yield
+        except (CatalogueUnavailable, OutcomeUnknown):
+            self._answered_at = float("-inf")
+            raise
+        self._answered_at = time.monotonic()
+
+
+def _check_room(path: str) -> None:
+    found = os.statvfs(Path(path).parent)
+    if found.f_bavail * found.f_frsize < EMBEDDED_RESERVE:
+        raise NoRoom("There is no room left where the catalogue is kept.")
+
+
+# What a database that is away, restarting or slow raises. Connecting raises asyncpg's and the
+# system's own errors; what follows arrives wrapped by SQLAlchemy.
+_TROUBLE = (
+    sa.exc.OperationalError,
+    sa.exc.InterfaceError,
+    sa.exc.InternalError,
+    sa.exc.TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+)
+
+# Classes of SQLSTATE that are about our statement: its data, a constraint, its syntax or rights.
+# Every other is about the database's condition, from a lost connection to a standby.
+_OUR_FAULT = {"22", "23", "42"}
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    try:
+        yield
+    except (sa.exc.DBAPIError, *_TROUBLE) as error:
+        if _is_full(error):
+            raise NoRoom("There is no room left where the catalogue is kept.") from error
+        if _is_trouble(error):
+            # The driver's own words go to the log as the cause; they may name hosts and users.
+            name = type(error).__name__
+            raise CatalogueUnavailable(f"The catalogue did not answer ({name}).") from error
+        raise
+
+
+def _is_trouble(error: BaseException) -> bool:
+    if isinstance(error, _TROUBLE) or getattr(error, "connection_invalidated", False):
+        return True
+    sqlstate = _get_sqlstate(error)
+    return sqlstate != "" and sqlstate[:2] not in _OUR_FAULT
+
+
+def _is_full(error: BaseException) -> bool:
+    # SQLite's only word for it is a sentence; PostgreSQL's is a code, disk_full.
+    cause = getattr(error, "orig", None)
+    return "disk is full" in str(cause) or _get_sqlstate(error) == "53100"
+
+
+def _get_sqlstate(error: BaseException) -> str:
+    return getattr(getattr(error, "orig", None), "sqlstate", None) or ""

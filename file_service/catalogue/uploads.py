@@ -1,0 +1,216 @@
+"""UploadRows: every SQL statement about uploads in many requests."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from file_service.catalogue.database import Database
+from file_service.catalogue.queries import insert_files, note_removal
+from file_service.catalogue.tables import upload
+from file_service.errors import UploadLost, UploadNotFound
+from file_service.models import File, Manner, NewUpload, Upload
+
+OPEN, FINISHED = "open", "finished"
+
+_GET = sa.select(upload).where(upload.c.id == sa.bindparam("key"))
+_RESERVED = sa.select(sa.func.coalesce(sa.func.sum(upload.c.length - upload.c.offset), 0)).where(
+    upload.c.state == OPEN, upload.c.length.is_not(None)
+)
+_FIND_EXPIRED = (
+    sa.select(upload.c.id)
+    .where(upload.c.expires_at <= sa.bindparam("now"))
+    .order_by(upload.c.expires_at)
+    .limit(sa.bindparam("most"))
+)
+
+
+class UploadRows:
+    """The rows of uploads. Every method may raise CatalogueUnavailable."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, new: Upload) -> None:
+        """Make an upload exist."""
+        async with self._database.writing() as connection:
+            await connection.execute(sa.insert(upload), _to_row(new))
+
+    async def get(self, upload_id: str) -> Upload:
+        """Return the upload of this id; UploadNotFound where there is none."""
+        async with self._database.reading() as connection:
+            row = (await connection.execute(_GET, {"key": upload_id})).first()
+        return _from_row(upload_id, row)
+
+    async def sum_reserved(self) -> int:
+        """Return how many bytes were declared and have not arrived yet, of all open uploads."""
+        async with self._database.reading() as connection:
+            return int(await connection.scalar(_RESERVED) or 0)
+
+    async def claim(self, upload_id: str) -> Upload:
+        """Become the holder of an open upload: what an earlier one still writes is void."""
+        statement = (
+            sa.update(upload)
+            .where(upload.c.id == upload_id, upload.c.state == OPEN)
+            .values(fence=upload.c.fence + 1, is_held=True, wish=0)
+            .returning(*upload.c)
+        )
+        async with self._database.writing() as connection:
+            row = (await connection.execute(statement)).first()
+        return _from_row(upload_id, row)
+
+    async def let_go(self, held: Upload) -> None:
+        """Be its holder no more; harmless for one who was not the last."""
+        async with self._database.writing() as connection:
+            await connection.execute(_by_holder(held).values(is_held=False))
+
+    async def advance(
+        self, held: Upload, offset: int, *, expires_at: datetime, is_held: bool
+    ) -> Upload:
+        """Move the offset to `offset` durable bytes; UploadLost where somebody else holds it."""
+        async with self._database.writing() as connection:
+            values = {"offset": offset, "expires_at": expires_at, "is_held": is_held}
+            await _change(connection, held, values)
+        return replace(held, offset=offset, expires_at=expires_at, is_held=is_held)
+
+    async def declare(self, held: Upload, length: int) -> Upload:
+        """Write down the length, once it is known."""
+        async with self._database.writing() as connection:
+            await _change(connection, held, {"length": length})
+        return replace(held, new=replace(held.new, length=length))
+
+    async def finish(self, held: Upload, file: File | None) -> Upload:
+        """End an upload: by the same transaction the file exists, unless it is a part."""
+        async with self._database.writing() as connection:
+            await _change(connection, held, {"state": FINISHED, "is_held": False})
+            if file is not None:
+                await insert_files(connection, [file])
+        return replace(held, is_finished=True, is_held=False)
+
+    async def wish(self, upload_id: str, wish: int) -> None:
+        """Tell the holder, wherever it is, that somebody else wants the upload."""
+        statement = (
+            sa.update(upload)
+            .where(upload.c.id == upload_id, upload.c.wish < wish)
+            .values(wish=wish)
+        )
+        async with self._database.writing() as connection:
+            await connection.execute(statement)
+
+    async def find_wishes(self, ids: Collection[str]) -> dict[str, int]:
+        """Return what is wanted of the holders of `ids`, where anything is."""
+        query = sa.select(upload.c.id, upload.c.wish).where(upload.c.id.in_(ids), upload.c.wish > 0)
+        async with self._database.reading() as connection:
+            return {row.id: row.wish for row in await connection.execute(query)}
+
+    async def find_known(self, ids: Sequence[str]) -> set[str]:
+        """Return those of `ids` whose staged bytes still belong to an upload."""
+        query = sa.select(upload.c.id).where(
+            upload.c.id.in_(ids),
+            sa.or_(upload.c.state == OPEN, upload.c.concat == "partial"),
+        )
+        async with self._database.reading() as connection:
+            return set((await connection.scalars(query)).all())
+
+    async def find_expired(self, now: datetime, most: int) -> list[str]:
+        """Return at most `most` uploads that have come to the end of their time."""
+        async with self._database.reading() as connection:
+            found = await connection.scalars(_FIND_EXPIRED, {"now": now, "most": most})
+            return list(found.all())
+
+    async def expire(self, ids: Sequence[str], at: datetime) -> None:
+        """Have uploads come to the end of their time at `at`, where that is sooner."""
+        statement = (
+            sa.update(upload)
+            .where(upload.c.id.in_(ids), upload.c.expires_at > at)
+            .values(expires_at=at)
+        )
+        async with self._database.writing() as connection:
+            await connection.execute(statement)
+
+    async def remove(self, upload_id: str) -> None:
+        """Make the upload not exist, and note its bytes for removal unless they are a file's.
+
+        UploadNotFound where it does not exist already.
+        """
+        statement = (
+            sa.delete(upload)
+            .where(upload.c.id == upload_id)
+            .returning(upload.c.state, upload.c.concat)
+        )
+        async with self._database.writing() as connection:
+            row = (await connection.execute(statement)).first()
+            if row is None:
+                raise UploadNotFound(f"No upload has the id {upload_id}.")
+            if row.state == OPEN or row.concat == "partial":
+                await note_removal(connection, upload_id)
+
+
+def _by_holder(held: Upload) -> sa.Update:
+    return sa.update(upload).where(
+        upload.c.id == held.id, upload.c.fence == held.fence, upload.c.state == OPEN
+    )
+
+
+async def _change(connection: AsyncConnection, held: Upload, values: Mapping[str, Any]) -> None:
+    result = await connection.execute(_by_holder(held).values(**values))
+    if result.rowcount == 0:
+        raise UploadLost("A newer request has taken the upload over, or ended it.")
+
+
+def _to_row(value: Upload) -> dict[str, Any]:
+    new, manner = value.new, value.manner
+    return {
+        "id": value.id,
+        "state": FINISHED if value.is_finished else OPEN,
+        "offset": value.offset,
+        "length": new.length,
+        "name": new.name,
+        "media_type": new.media_type,
+        "metadata": dict(new.metadata),
+        "digests": {name: digest.hex() for name, digest in new.digests.items()},
+        "wanted_digests": sorted(new.wanted_digests),
+        "dialect": manner.dialect,
+        "interop": manner.interop,
+        "sent_metadata": manner.sent_metadata,
+        "concat": manner.concat,
+        "created_at": value.created_at,
+        "expires_at": value.expires_at,
+        "fence": value.fence,
+        "is_held": value.is_held,
+        "wish": 0,
+    }
+
+
+def _from_row(upload_id: str, row: Any) -> Upload:
+    if row is None:
+        raise UploadNotFound(f"No upload has the id {upload_id}.")
+    digests = {name: bytes.fromhex(digest) for name, digest in row.digests.items()}
+    new = NewUpload(
+        name=row.name,
+        media_type=row.media_type,
+        length=row.length,
+        metadata=row.metadata,
+        digests=digests,
+        wanted_digests=frozenset(row.wanted_digests),
+    )
+    manner = Manner(
+        dialect=row.dialect,
+        interop=row.interop,
+        sent_metadata=row.sent_metadata,
+        concat=row.concat,
+    )
+    return Upload(
+        id=row.id,
+        new=new,
+        manner=manner,
+        offset=row.offset,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        is_finished=row.state == FINISHED,
+        is_held=row.is_held,
+        fence=row.fence,
+    )

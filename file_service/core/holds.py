@@ -1,0 +1,175 @@
+"""Holds: one request at a time works on an upload, and a newer one takes it from a stalled one."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from enum import IntEnum
+from typing import Any, TypeVar
+
+from file_service.blobs.store import BlobStore
+from file_service.catalogue.uploads import UploadRows
+from file_service.errors import FileServiceError, UploadBusy
+from file_service.models import Upload
+from file_service.tasks import to_its_end
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+# A client that has sent nothing for so long is not waited for when somebody else wants its upload.
+STALLED_SECONDS = 0.1
+
+# How long a request waits for the one before it.
+PATIENCE_SECONDS = 5.0
+
+# How often holders look whether a request to another process wants what they hold; and how often
+# that request looks whether it can have it.
+LOOK_SECONDS = 0.5
+RETRY_SECONDS = 0.05
+
+
+class Wish(IntEnum):
+    """What a request wants of the one that holds its upload."""
+
+    NOTHING = 0
+    IF_STALLED = 1  # to end where its client has fallen silent
+    AT_ONCE = 2  # to end, with what has arrived
+
+
+class Hold:
+    """An upload in the hands of one request; `is_wanted` once it has to let go."""
+
+    def __init__(self, upload: Upload) -> None:
+        self.upload = upload
+        self.ended = asyncio.Event()
+        self._wanted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._silent_since: float | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether to come to an end, keeping what has arrived."""
+        return self._wanted.done()
+
+    def want(self, wish: Wish) -> None:
+        """Have the holder end, where the wish applies to it."""
+        if wish is Wish.AT_ONCE or (wish is Wish.IF_STALLED and self._is_stalled()):
+            self._end()
+
+    def _end(self) -> None:
+        if not self._wanted.done():
+            self._wanted.set_result(None)
+
+    def _is_stalled(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return self._silent_since is not None and now - self._silent_since >= STALLED_SECONDS
+
+    async def listen(self, arriving: "asyncio.Future[bytes]", seconds: float | None) -> bool:
+        """Wait for the client's next chunk; False where it does not come in time, or is unwanted.
+
+        The future goes on; nothing of it is lost.
+        """
+        self._silent_since = asyncio.get_running_loop().time()
+        either: set[asyncio.Future[Any]] = {arriving, self._wanted}
+        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        self._silent_since = None
+        return arriving.done()
+
+    async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run `work`, which ends by itself soon after it is wanted; never cut it off half-way."""
+        task = asyncio.ensure_future(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._end()
+            with suppress(FileServiceError):
+                await to_its_end(task)
+            raise
+
+
+class Holds:
+    """The holds of this process, and the way to those of others.
+
+    The lock on the stage tells who holds an upload; the row tells holders elsewhere that they are
+    wanted; the fence in the row makes void what a holder that lost its lock still does.
+    """
+
+    def __init__(self, store: BlobStore, rows: UploadRows) -> None:
+        self._store = store
+        self._rows = rows
+        self._holds: dict[str, Hold] = {}
+        self._watcher: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def hold(self, upload_id: str, wish: Wish) -> AsyncIterator[Hold]:
+        """Hold an open upload for the block, its stage cut to the offset.
+
+        UploadBusy where another request does not let go, UploadNotFound where it is not open.
+        """
+        await self._take(upload_id, wish)
+        try:
+            hold = Hold(await self._rows.claim(upload_id))
+            await self._store.truncate(upload_id, hold.upload.offset)
+        except BaseException:
+            await to_its_end(self._store.release(upload_id))
+            raise
+        self._holds[upload_id] = hold
+        self._watch()
+        try:
+            yield hold
+        finally:
+            await to_its_end(self._let_go(hold))
+
+    async def _take(self, upload_id: str, wish: Wish) -> None:
+        """Lock the stage; where another has it, tell it so."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE_SECONDS
+        has_wished = False
+        while not await self._store.hold(upload_id):
+            if loop.time() > deadline:
+                raise UploadBusy("Another request is at work on this upload.")
+            hold = self._holds.get(upload_id)
+            if hold is None and not has_wished:
+                await self._rows.wish(upload_id, wish)
+                has_wished = True
+            await self._wait(hold, wish)
+
+    @staticmethod
+    async def _wait(hold: Hold | None, wish: Wish) -> None:
+        if hold is None:
+            await asyncio.sleep(RETRY_SECONDS)
+            return
+        hold.want(wish)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RETRY_SECONDS):
+                await hold.ended.wait()
+
+    async def _let_go(self, hold: Hold) -> None:
+        try:
+            if hold.upload.is_held:
+                await self._rows.let_go(hold.upload)
+        except FileServiceError as error:
+            logger.warning("%s stays marked as held: %s", hold.upload.id, error)
+        finally:
+            del self._holds[hold.upload.id]
+            await self._store.release(hold.upload.id)
+            hold.ended.set()
+            if not self._holds and self._watcher is not None:
+                self._watcher.cancel()
+
+    def _watch(self) -> None:
+        if self._watcher is None or self._watcher.done():
+            self._watcher = asyncio.create_task(self._look_for_wishes())
+
+    async def _look_for_wishes(self) -> None:
+        """Pass on what other processes want, as long as anything is held."""
+        while self._holds:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                wishes = await self._rows.find_wishes(list(self._holds))
+            except FileServiceError as error:
+                logger.info("wishes for uploads cannot be read: %s", error)
+                continue
+            for upload_id, wish in wishes.items():
+                if hold := self._holds.get(upload_id):
+                    hold.want(Wish(wish))

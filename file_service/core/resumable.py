@@ -1,0 +1,393 @@
+"""Resumable: uploads in many requests; every offset that is told is durable."""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from math import inf
+from uuid import uuid4
+
+from file_service.blobs.store import BlobStore
+from file_service.catalogue.queries import Catalogue
+from file_service.catalogue.uploads import UploadRows
+from file_service.core.batches import Batches
+from file_service.core.digests import Followed, Summed, check_size
+from file_service.core.files import Files
+from file_service.core.holds import Hold, Holds, Wish
+from file_service.core.names import guess_media_type, is_id
+from file_service.errors import (
+    DigestMismatch,
+    FileNotFound,
+    FileServiceError,
+    LengthMismatch,
+    Malformed,
+    NotAppendable,
+    OffsetMismatch,
+    TooLarge,
+    Unavailable,
+    UploadExpired,
+    UploadNotFound,
+)
+from file_service.models import Append, Checksum, Chunks, File, Manner, NewUpload, Upload
+from file_service.tasks import to_its_end
+
+logger = logging.getLogger(__name__)
+
+# Uploads whose digests are kept up in memory; those of others are read again at their end.
+MOST_FOLLOWED = 1024
+
+# So much is read again before more is taken; what is longer is left to the end.
+CATCH_UP_SIZE = 64 * 1024 * 1024
+
+# How long the last request waits for bytes to be read again; then it is told to ask later.
+FINISH_SECONDS = 20.0
+
+# How long parts are kept once they were put together: the answer may have been lost.
+PART_LIFETIME = timedelta(minutes=10)
+
+
+Tell = Callable[[int], Awaitable[None]]
+
+
+class Resumable:
+    """Makes files out of many requests; `max_size` in bytes, `lifetime` since the last of them."""
+
+    def __init__(
+        self,
+        store: BlobStore,
+        catalogue: Catalogue,
+        rows: UploadRows,
+        files: Files,
+        *,
+        max_size: int | None = None,
+        lifetime: timedelta = timedelta(days=1),
+    ) -> None:
+        self._store = store
+        self._catalogue = catalogue
+        self._rows = rows
+        self._files = files
+        self._holds = Holds(store, rows)
+        self._followed: OrderedDict[str, Followed] = OrderedDict()
+        self._reading: dict[str, asyncio.Task[Followed]] = {}
+        self.max_size = max_size
+        self.lifetime = lifetime
+
+    async def create(self, new: NewUpload, manner: Manner) -> Upload:
+        """Make an upload that has no bytes yet.
+
+        TooLarge, NoRoom or Unavailable where it cannot succeed: what others have declared, and not
+        sent yet, is theirs.
+        """
+        check_size(new.length, self.max_size)
+        await self._catalogue.admit()
+        await self._store.admit((new.length or 0) + await self._rows.sum_reserved())
+        now = datetime.now(UTC)
+        upload = Upload(
+            id=str(uuid4()),
+            new=new,
+            manner=manner,
+            offset=0,
+            created_at=now,
+            expires_at=now + self.lifetime,
+        )
+        await self._rows.add(upload)
+        return upload
+
+    async def find(self, upload_id: str) -> Upload:
+        """Return an upload as it was last written down; its holder may be further.
+
+        A file of any other origin is an upload that is finished, of no dialect. UploadNotFound, or
+        UploadExpired from the very second.
+        """
+        if not is_id(upload_id):
+            raise UploadNotFound("An upload's id is a lower-case UUID of version 4.")
+        try:
+            upload = await self._rows.get(upload_id)
+        except UploadNotFound as error:
+            return await self._find_file(upload_id, error)
+        if not upload.is_finished and upload.expires_at <= datetime.now(UTC):
+            raise UploadExpired("The upload was not gone on with in time.")
+        return upload
+
+    async def _find_file(self, upload_id: str, error: UploadNotFound) -> Upload:
+        try:
+            file = await self._catalogue.get_file(upload_id)
+        except FileNotFound:
+            raise error from None
+        return Upload(
+            id=file.id,
+            new=NewUpload(length=file.size),
+            manner=Manner(dialect=""),
+            offset=file.size,
+            created_at=file.created_at,
+            expires_at=file.created_at,
+            is_finished=True,
+        )
+
+    async def settle(self, upload: Upload) -> Upload:
+        """Return an upload with an offset that stays: whoever is at work on it has to end.
+
+        One that has all its bytes and is not finished, as after a crash, is finished first.
+        """
+        if upload.is_finished or not (upload.is_held or upload.is_complete):
+            return upload
+        try:
+            async with self._holds.hold(upload.id, Wish.AT_ONCE) as hold:
+                if hold.upload.is_complete:
+                    await to_its_end(self._finish(hold))
+                return hold.upload
+        except UploadNotFound:
+            return await self.find(upload.id)  # finished, or cancelled, meanwhile
+
+    async def append(
+        self, upload: Upload, part: Append, chunks: Chunks, *, tell: Tell | None = None
+    ) -> Upload:
+        """Add `chunks` at the upload's offset, and finish it where they are its last.
+
+        What arrives before an error is kept, unless it has a checksum to meet. OffsetMismatch,
+        LengthMismatch, TooLarge, ChecksumMismatch; UploadLost where a newer request has taken the
+        upload, UploadBusy where an older one keeps it. `tell` hears of every offset on the way.
+        """
+        if upload.is_finished or upload.manner.is_final:
+            return _add_nothing(upload, part)
+        try:
+            return await self._append(upload, part, chunks, tell)
+        except UploadNotFound:
+            return _add_nothing(await self.find(upload.id), part)  # finished meanwhile
+
+    async def _append(
+        self, upload: Upload, part: Append, chunks: Chunks, tell: Tell | None
+    ) -> Upload:
+        async with self._holds.hold(upload.id, Wish.IF_STALLED) as hold:
+            await self._declare(hold, part)
+            await hold.run(self._receive(hold, part, chunks, tell))
+            if hold.upload.is_complete or part.is_last:
+                await to_its_end(self._finish(hold))
+            return hold.upload
+
+    async def concatenate(self, new: NewUpload, manner: Manner, parts: Sequence[str]) -> Upload:
+        """Make a file of finished partial uploads, in their order; Malformed for others."""
+        uploads = [await self.find(part) for part in parts]
+        if not all(each.is_finished and each.manner.is_partial for each in uploads):
+            raise Malformed("Only finished partial uploads can be concatenated.")
+        length = sum(each.offset for each in uploads)
+        upload = await self.create(replace(new, length=length), manner)
+        async with self._holds.hold(upload.id, Wish.IF_STALLED) as hold:
+            await to_its_end(self._put_together(hold, parts))
+            return hold.upload
+
+    async def cancel(self, upload: Upload) -> None:
+        """Make the upload not exist, and the file that it may have become."""
+        if upload.is_finished and not upload.manner.is_partial:
+            await self._files.delete(upload.id)
+        elif upload.is_finished:
+            await to_its_end(self._remove(upload.id))
+        else:
+            async with self._holds.hold(upload.id, Wish.AT_ONCE):
+                await to_its_end(self._remove(upload.id))
+
+    async def get_file(self, upload: Upload) -> File:
+        """Return the file that a finished upload has become."""
+        return await self._files.get(upload.id)
+
+    # ── receiving ──
+
+    async def _declare(self, hold: Hold, part: Append) -> None:
+        """Hold what a request says against what is known; write down a length that is new."""
+        upload = hold.upload
+        if part.offset != upload.offset:
+            raise OffsetMismatch(upload.offset, part.offset)
+        length = part.declared_length
+        if length is not None and length != upload.length:
+            if upload.length is not None or length < upload.offset:
+                raise LengthMismatch("The length is not the one that was declared before.")
+            check_size(length, self.max_size)
+            hold.upload = await self._rows.declare(upload, length)
+        if part.size is not None:
+            self._check_end(hold.upload, part.offset + part.size)
+
+    def _check_end(self, upload: Upload, end: int) -> None:
+        if upload.length is not None and end > upload.length:
+            raise TooLarge(f"The upload has a length of {upload.length} bytes.")
+        check_size(end, self.max_size)
+
+    async def _receive(self, hold: Hold, part: Append, chunks: Chunks, tell: Tell | None) -> None:
+        followed = await self._follow(hold.upload)
+        try:
+            if part.checksum is None:
+                await self._receive_batches(hold, chunks, followed, tell)
+            else:
+                followed = await self._receive_whole(hold, part.checksum, chunks, followed)
+        finally:
+            if followed.offset <= hold.upload.offset:  # else it is ahead of what is durable
+                self._remember(hold.upload.id, followed)
+
+    async def _receive_batches(
+        self, hold: Hold, chunks: Chunks, followed: Followed, tell: Tell | None
+    ) -> None:
+        """Write what arrives, and move the offset with every batch."""
+        batches = Batches(self._watch(hold.upload, chunks, followed), hold)
+        async for batch in batches:
+            offset = await self._store.append(hold.upload.id, hold.upload.offset, batch)
+            await self._advance(hold, offset, is_held=not batches.is_last)
+            if tell is not None and not batches.is_last:
+                await tell(offset)
+
+    async def _receive_whole(
+        self, hold: Hold, checksum: Checksum, chunks: Chunks, followed: Followed
+    ) -> Followed:
+        """Write what arrives, and move the offset only once all of it is there and right.
+
+        Else the row never learns of it, and the next holder cuts it off.
+        """
+        followed = followed.copy()
+        watched = self._watch(hold.upload, Summed(chunks, checksum), followed)
+        offset = hold.upload.offset
+        async for batch in Batches(watched, hold, size=inf, seconds=inf):
+            offset = await self._store.append(hold.upload.id, offset, batch)
+        await self._advance(hold, offset, is_held=False)
+        return followed
+
+    async def _watch(
+        self, upload: Upload, chunks: Chunks, followed: Followed
+    ) -> AsyncIterator[bytes]:
+        """Yield `chunks`, as long as they lie within the upload's length, and follow them."""
+        position = upload.offset
+        async for chunk in chunks:
+            self._check_end(upload, position + len(chunk))
+            followed.update(position, chunk)
+            position += len(chunk)
+            yield chunk
+
+    async def _advance(self, hold: Hold, offset: int, *, is_held: bool) -> None:
+        expires_at = datetime.now(UTC) + self.lifetime
+        hold.upload = await self._rows.advance(
+            hold.upload, offset, expires_at=expires_at, is_held=is_held
+        )
+
+    # ── digests ──
+
+    async def _follow(self, upload: Upload) -> Followed:
+        """Return the digests of what is there; what is missing in them is read again, if little."""
+        followed = self._recall(upload)
+        if upload.offset - followed.offset <= CATCH_UP_SIZE:
+            await self._catch_up(followed, upload)
+        return followed
+
+    def _recall(self, upload: Upload) -> Followed:
+        followed = self._followed.pop(upload.id, None)
+        if followed is None or followed.offset > upload.offset:
+            return Followed(upload.new.wanted_digests | upload.new.digests.keys())
+        return followed
+
+    def _remember(self, upload_id: str, followed: Followed) -> None:
+        self._followed[upload_id] = followed
+        if len(self._followed) > MOST_FOLLOWED:
+            self._followed.popitem(last=False)
+
+    async def _catch_up(self, followed: Followed, upload: Upload) -> Followed:
+        if followed.offset < upload.offset:
+            async for chunk in self._store.read_staged(upload.id, followed.offset, upload.offset):
+                followed.update(followed.offset, chunk)
+        return followed
+
+    async def _digest(self, upload: Upload) -> Followed:
+        """Return the digests of all of it; Unavailable, and going on, where that takes long."""
+        reading = self._reading.get(upload.id)
+        if reading is None:
+            reading = asyncio.create_task(self._catch_up(self._recall(upload), upload))
+            self._reading[upload.id] = reading
+        await asyncio.wait([reading], timeout=FINISH_SECONDS)
+        if not reading.done():
+            raise Unavailable("All bytes are there; the file is being finished.")
+        del self._reading[upload.id]
+        return reading.result()
+
+    # ── the end ──
+
+    async def _finish(self, hold: Hold) -> None:
+        """Make the upload the file that it was meant to be; again is harmless."""
+        upload = hold.upload
+        if upload.length is None:
+            hold.upload = upload = await self._rows.declare(upload, upload.offset)
+        if not upload.is_whole:
+            raise LengthMismatch(f"Of {upload.length} bytes, {upload.offset} are there.")
+        if upload.manner.is_partial:
+            hold.upload = await self._rows.finish(upload, None)
+            return
+        followed = await self._digest(upload)
+        try:
+            followed.verify(upload.new.digests)
+        except DigestMismatch:
+            await self._remove(upload.id)
+            raise
+        if upload.offset == 0:
+            await self._store.append(upload.id, 0, _nothing())  # never synced until now
+        await self._store.commit(upload.id)
+        hold.upload = await self._rows.finish(upload, _make_file(upload, followed))
+        await self._drop_stage(upload.id)
+
+    async def _drop_stage(self, upload_id: str) -> None:
+        try:
+            await self._store.discard(upload_id)
+        except FileServiceError as error:
+            logger.warning("the stage of %s stays for now: %s", upload_id, error)
+
+    async def _put_together(self, hold: Hold, parts: Sequence[str]) -> None:
+        try:
+            offset = await self._store.concatenate(hold.upload.id, parts)
+            await self._advance(hold, offset, is_held=True)
+            await self._finish(hold)
+        except Unavailable:
+            raise  # its outcome may be a file
+        except FileServiceError:
+            await self._remove(hold.upload.id)
+            raise
+        await self._rows.expire(parts, datetime.now(UTC) + PART_LIFETIME)
+
+    async def _remove(self, upload_id: str) -> None:
+        """Take the row away, then the bytes; what cannot be taken yet is left to upkeep."""
+        await self._rows.remove(upload_id)
+        self._followed.pop(upload_id, None)
+        if reading := self._reading.pop(upload_id, None):
+            reading.cancel()
+        try:
+            await self._store.take_over(upload_id)  # a part has no holder
+            await self._store.delete(upload_id)
+            await self._store.discard(upload_id)
+            await self._catalogue.drop_removals([upload_id])
+        except FileServiceError as error:
+            logger.warning("the bytes of %s stay for now: %s", upload_id, error)
+
+
+def _add_nothing(upload: Upload, part: Append) -> Upload:
+    """Take a request that adds nothing to an upload that is finished: an answer may be lost."""
+    if upload.manner.is_final:
+        raise NotAppendable("The upload is made of others.")
+    if part.offset != upload.offset:
+        raise OffsetMismatch(upload.offset, part.offset)
+    if part.size != 0:
+        raise TooLarge(f"The upload has all its {upload.offset} bytes.")
+    return upload
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for chunk in list[bytes]():
+        yield chunk
+
+
+def _make_file(upload: Upload, followed: Followed) -> File:
+    new = upload.new
+    name = new.name or upload.id
+    return File(
+        id=upload.id,
+        name=name,
+        size=upload.offset,
+        media_type=new.media_type or guess_media_type(name),
+        sha256=followed.hexdigest("sha-256") or "",
+        sha512=followed.hexdigest("sha-512"),
+        created_at=datetime.now(UTC),
+        metadata=new.metadata,
+    )

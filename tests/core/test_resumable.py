@@ -1,0 +1,185 @@
+"""Resumable where its parts fail, and what is read again for digests."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from file_service.blobs.local import LocalStore
+from file_service.catalogue.queries import Catalogue
+from file_service.catalogue.uploads import UploadRows
+from file_service.core import resumable as module
+from file_service.core.files import Files
+from file_service.core.resumable import Resumable
+from file_service.core.upkeep import Settled, Upkeep
+from file_service.errors import (
+    CatalogueUnavailable,
+    FileServiceError,
+    NoRoom,
+    StoreUnavailable,
+    Unavailable,
+    UploadBusy,
+)
+from file_service.models import TUS, Append, Manner, NewUpload, Upload
+from tests.core.test_uploads import lying_in, stream
+from tests.doubles import Failing
+
+BODY = os.urandom(300_000)
+
+
+def make(store: Any, catalogue: Any, rows: Any) -> Resumable:
+    return Resumable(store, catalogue, rows, Files(store, catalogue, rows))
+
+
+@pytest.fixture
+def uploading(store: LocalStore, catalogue: Catalogue, rows: UploadRows) -> Resumable:
+    return make(store, catalogue, rows)
+
+
+async def begin(uploading: Resumable, length: int | None = len(BODY)) -> Upload:
+    return await uploading.create(NewUpload(length=length), Manner(dialect=TUS))
+
+
+async def add(uploading: Resumable, upload: Upload, *chunks: bytes) -> Upload:
+    part = Append(offset=upload.offset, size=sum(map(len, chunks)))
+    return await uploading.append(upload, part, stream(*chunks))
+
+
+async def check_file(catalogue: Catalogue, upload: Upload, body: bytes = BODY) -> None:
+    file = await catalogue.get_file(upload.id)
+    assert (file.size, file.sha256) == (len(body), hashlib.sha256(body).hexdigest())
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+async def test_a_file_whose_row_is_in_doubt_is_settled_by_the_next_question(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, upkeep: Upkeep, is_done: bool
+) -> None:
+    """The connection to the database breaks at the COMMIT that makes the file, or behind it."""
+    away = Failing(rows, on="finish", error=CatalogueUnavailable("away"), after=is_done)
+    uploading = make(store, catalogue, away)
+    upload = await begin(uploading)
+    with pytest.raises(CatalogueUnavailable):
+        await add(uploading, upload, BODY)
+    away.repair()
+    assert (await uploading.settle(await uploading.find(upload.id))).is_finished
+    await check_file(catalogue, upload)
+    assert (await upkeep.settle()).failed == 0
+    assert [chunk async for chunk in Files(store, catalogue, rows).read(
+        await catalogue.get_file(upload.id))] != []  # fmt: skip
+
+
+@pytest.mark.parametrize("call", ["commit", "discard"])
+async def test_when_the_store_fails_at_the_end_it_is_gone_on_with(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, upkeep: Upkeep, call: str
+) -> None:
+    broken = Failing(store, on=call, error=StoreUnavailable("broken"))
+    uploading = make(broken, catalogue, rows)
+    upload = await begin(uploading)
+    if call == "commit":
+        with pytest.raises(StoreUnavailable):
+            await add(uploading, upload, BODY)
+    else:
+        await add(uploading, upload, BODY)
+    broken.repair()
+    assert (await uploading.settle(await uploading.find(upload.id))).is_finished
+    await check_file(catalogue, upload)
+    await upkeep.settle()
+    assert len(lying_in(store._folder)) == 1
+
+
+async def test_what_was_durable_before_the_disk_filled_up_is_kept(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows
+) -> None:
+    uploading = make(store, catalogue, rows)
+    upload = await add(uploading, await begin(uploading), BODY[:100_000])
+    full = make(Failing(store, on="append", error=NoRoom("full")), catalogue, rows)
+    with pytest.raises(NoRoom):
+        await add(full, upload, BODY[100_000:])
+    found = await uploading.settle(await uploading.find(upload.id))
+    assert found.offset == 100_000
+    await add(uploading, found, BODY[100_000:])
+    await check_file(catalogue, upload)
+
+
+async def test_bytes_that_a_dead_process_left_behind_the_offset_are_cut_off(
+    store: LocalStore, uploading: Resumable, catalogue: Catalogue
+) -> None:
+    upload = await add(uploading, await begin(uploading), BODY[:100])
+    with (store._folder / "staging" / upload.id).open("ab") as file:
+        file.write(b"never told")
+    upload = await add(uploading, await uploading.find(upload.id), BODY[100:])
+    await check_file(catalogue, upload)
+
+
+async def test_an_upload_that_lost_bytes_is_not_gone_on_with(
+    store: LocalStore, uploading: Resumable
+) -> None:
+    upload = await add(uploading, await begin(uploading), BODY[:100])
+    os.truncate(store._folder / "staging" / upload.id, 50)
+    with pytest.raises(FileServiceError, match="50 bytes, fewer than 100"):
+        await add(uploading, upload, BODY[100:])
+
+
+async def test_another_process_goes_on_and_reads_again_what_it_did_not_see(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = make(store, catalogue, rows), make(store, catalogue, rows)
+    upload = await add(one, await begin(one), BODY[:100_000])
+    upload = await add(other, upload, BODY[100_000:200_000])
+    monkeypatch.setattr(module, "CATCH_UP_SIZE", 10)  # and now what is much is left to the end
+    upload = await add(one, upload, BODY[200_000:])
+    await check_file(catalogue, upload)
+
+
+async def test_reading_again_that_takes_long_is_not_waited_for(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FINISH_SECONDS", 0.05)
+    monkeypatch.setattr(module, "CATCH_UP_SIZE", -1)
+    go_on = asyncio.Event()
+
+    class Slow:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        async def read_staged(self, key: str, start: int, stop: int) -> AsyncIterator[bytes]:
+            await go_on.wait()
+            async for chunk in store.read_staged(key, start, stop):
+                yield chunk
+
+    uploading, other = make(Slow(), catalogue, rows), make(store, catalogue, rows)
+    upload = await add(other, await begin(other), BODY[:100])
+    with pytest.raises(Unavailable):
+        await add(uploading, upload, BODY[100:])
+    with pytest.raises(Unavailable):
+        await uploading.settle(await uploading.find(upload.id))
+    go_on.set()
+    assert (await uploading.settle(await uploading.find(upload.id))).is_finished
+    await check_file(catalogue, upload)
+
+
+async def test_a_request_that_keeps_the_upload_is_not_waited_for_for_ever(
+    store: LocalStore, uploading: Resumable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("file_service.core.holds.PATIENCE_SECONDS", 0.2)
+    upload = await add(uploading, await begin(uploading), BODY[:100])
+    assert await store.hold(upload.id)
+    with pytest.raises(UploadBusy):
+        await add(uploading, upload, BODY[100:])
+    await store.release(upload.id)
+    assert (await add(uploading, upload, BODY[100:])).is_finished
+
+
+async def test_a_cancelled_upload_whose_bytes_cannot_go_yet_goes_later(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, upkeep: Upkeep
+) -> None:
+    stuck = Failing(store, on="delete", error=StoreUnavailable("read-only"))
+    uploading = make(stuck, catalogue, rows)
+    upload = await add(uploading, await begin(uploading), BODY[:100])
+    await uploading.cancel(upload)
+    assert lying_in(store._folder) == [upload.id]
+    assert await upkeep.settle() == Settled(rolled_back=1, removed=1)
+    assert lying_in(store._folder) == []

@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,11 @@ class Database:
         self.insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
             engine.dialect.name
         ]
+        # SQLite has one writer at a time and no queue: whoever asks at the right moment is it, and
+        # another may ask in vain until it gives up. Those of this process take turns.
+        self._turn: AbstractAsyncContextManager[None] = nullcontext()
+        if engine.dialect.name == "sqlite":
+            self._turn = asyncio.Lock()
         self._answered_at = float("-inf")
 
     async def admit(self) -> None:
@@ -66,7 +71,13 @@ class Database:
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection in a transaction, which is committed with the block."""
-        async with self.answering(LIMIT_SECONDS), self.engine.begin() as connection:
+        async with self.answering(), self._turn, self.engine.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def connecting(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection for a transaction that the block commits itself."""
+        async with self._turn, self.engine.connect() as connection:
             yield connection
 
     @asynccontextmanager

@@ -66,10 +66,7 @@ class Catalogue:
         """Make `files` exist, all of them or none; OutcomeUnknown where COMMIT gave no answer."""
         is_sent = is_done = False
         try:
-            async with (
-                self._database.answering(),
-                self._database.engine.connect() as connection,
-            ):
+            async with self._database.answering(), self._database.connecting() as connection:
                 await insert_files(connection, files)
                 is_sent = True
                 await connection.commit()

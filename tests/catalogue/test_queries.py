@@ -1,12 +1,15 @@
 import asyncio
+import shutil
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from file_service.catalogue import engine as engine_module
 from file_service.catalogue.database import Database
 from file_service.catalogue.engine import connect
 from file_service.catalogue.queries import Catalogue
@@ -114,3 +117,17 @@ async def test_sqlite_keeps_what_it_acknowledged(sqlite_template: object) -> Non
         "foreign_keys": 1,
         "busy_timeout": 5000,
     }
+
+
+async def test_writers_of_one_process_take_turns_where_sqlite_has_no_queue(
+    sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient = tuple(each for each in engine_module._PRAGMAS if "busy_timeout" not in each)
+    monkeypatch.setattr(engine_module, "_PRAGMAS", (*impatient, "busy_timeout=0"))
+    shutil.copy(sqlite_template, tmp_path / "c.db")
+    engine = connect(f"sqlite+aiosqlite:///{tmp_path}/c.db")
+    catalogue = Catalogue(Database(engine))
+    files = [make_file() for _ in range(40)]
+    await asyncio.gather(*(catalogue.add_files([each]) for each in files))
+    await asyncio.gather(*(catalogue.remove_file(each.id) for each in files))
+    await engine.dispose()

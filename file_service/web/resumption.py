@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -12,6 +13,7 @@ from file_service.core.digests import CHECKSUMS
 from file_service.core.names import parse_name
 from file_service.errors import Malformed, UploadNotFound
 from file_service.models import TUS, Checksum, Upload
+from file_service.web.headers import parse_media_type
 from file_service.web.keys import DIALECT
 
 TUS_VERSION = "1.0.0"
@@ -55,7 +57,7 @@ def parse_integer(value: str | None) -> int | None:
     return None if match is None else int(match[1])
 
 
-def parse_metadata(value: str | None) -> dict[str, str]:
+def parse_metadata(sent: str | None) -> dict[str, str]:
     """Return what Upload-Metadata says: keys, and values in base64 that are UTF-8 text or nothing.
 
     Malformed for a key that is empty, odd or there twice, and for a value that is no base64; a
@@ -63,17 +65,19 @@ def parse_metadata(value: str | None) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     seen = set()
-    for pair in (value or "").split(",") if (value or "").strip() else ():
+    for pair in (sent or "").split(",") if (sent or "").strip() else ():
         key, _, encoded = pair.strip(" ").partition(" ")
         if _KEY.fullmatch(key) is None or key in seen:
             raise Malformed("Upload-Metadata has a key that is not acceptable, or there twice.")
         seen.add(key)
         try:
-            found[key] = base64.b64decode(encoded.strip(" "), validate=True).decode()
-        except UnicodeDecodeError:
-            continue
+            value = base64.b64decode(encoded.strip(" "), validate=True)
         except binascii.Error:
             raise Malformed("Upload-Metadata has a value that is not base64.") from None
+        if b"\0" in value:  # which PostgreSQL's JSON has no room for
+            raise Malformed("Upload-Metadata has a value with a NUL character.")
+        with suppress(UnicodeDecodeError):
+            found[key] = value.decode()
     return found
 
 
@@ -83,8 +87,12 @@ def choose_name(metadata: Mapping[str, str]) -> str | None:
 
 
 def choose_media_type(metadata: Mapping[str, str]) -> str | None:
-    """Return the media type that tus's clients say by one of two keys."""
-    return metadata.get("filetype") or metadata.get("type") or None
+    """Return the media type that tus's clients say by one of two keys, where it is one."""
+    value = metadata.get("filetype") or metadata.get("type")
+    try:
+        return value if parse_media_type(value)[0] else None
+    except Malformed:
+        return None
 
 
 def parse_checksum(value: str | None) -> Checksum | None:

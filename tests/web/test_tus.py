@@ -196,6 +196,39 @@ async def test_a_file_of_another_way_is_an_upload_that_is_finished(client: Clien
     assert (found.status, found.headers["Upload-Offset"]) == (200, "3")
 
 
+@pytest.mark.parametrize(
+    ("metadata", "name", "media_type"),
+    [
+        ({"filename": "a.txt", "filetype": "text/html\r\nX: y"}, "a.txt", "text/plain"),
+        ({"filename": "a.txt", "filetype": "nonsense"}, "a.txt", "text/plain"),
+        ({"filename": "a.txt", "filetype": "тип/x"}, "a.txt", "text/plain"),
+        ({"name": "b.png", "type": "image/png"}, "b.png", "image/png"),
+        ({"filename": "etc/passwd"}, "passwd", "application/octet-stream"),
+        ({"filename": "C:\\x\\y.txt"}, "y.txt", "text/plain"),
+        ({"relativePath": "null"}, None, "application/octet-stream"),
+    ],
+)
+async def test_what_metadata_says_is_cleaned_before_it_is_believed(
+    client: Client, metadata: dict[str, str], name: str | None, media_type: str
+) -> None:
+    sent = ",".join(f"{key} {encode(value)}" for key, value in metadata.items())
+    url = await create(client, 0, Upload_Metadata=sent)
+    assert (await head(client, url)).headers["Upload-Metadata"] == sent
+    async with client.get(f"{file_of(url)}/info") as response:
+        info = await response.json()
+    assert (info["name"], info["media_type"]) == (name or info["id"], media_type)
+    async with client.get(file_of(url)) as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"] == media_type
+
+
+@pytest.mark.parametrize("name", ["a\0b", "..", "a\nb", "x" * 300])
+async def test_a_name_that_no_file_may_have_creates_nothing(client: Client, name: str) -> None:
+    sent = TUS | {"Upload-Length": "1", "Upload-Metadata": f"filename {encode(name)}"}
+    async with client.post("/uploads/", headers=sent) as response:
+        assert response.status == 400
+
+
 # ── expiration ──
 
 

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from file_service.web import downloads, files, resumable, status, uploads
+from file_service.web import downloads, files, page, resumable, status, uploads
 
 ONE = "/files/{id:[^/]+}"
 UPLOAD = "/uploads/{id:[^/]+}"
@@ -12,6 +12,11 @@ SLASH = "{slash:/?}"
 def add_routes(app: web.Application, *, has_metrics: bool = False) -> None:
     """Add every route of the service to `app`, /metrics only where it is asked for."""
     route = app.router.add_route
+
+    route("GET", "/", page.get_page)
+    route("HEAD", "/", page.get_page)
+    route("GET", f"/static/{{name}}{SLASH}", page.get_asset)
+    route("HEAD", f"/static/{{name}}{SLASH}", page.get_asset)
 
     route("POST", f"/files{SLASH}", uploads.post_file)
     route("PUT", f"{ONE}{SLASH}", uploads.put_file)  # here {id} is a file name

@@ -11,16 +11,15 @@ export function formatSize(bytes) {
     unit += 1;
   }
   const digits = unit === 0 || value >= 99.5 ? 0 : 1;
-  return `${value.toFixed(digits)} ${UNITS[unit]}`;
+  return `${Number(value.toFixed(digits))} ${UNITS[unit]}`;
 }
 
 /** About how long it takes, in words: a time left that jumps by the second is no help. */
 export function formatLeft(seconds) {
-  if (seconds < 5) return "a few seconds left";
-  if (seconds < 55) return `${Math.ceil(seconds / 5) * 5} seconds left`;
-  if (seconds < 90) return "1 minute left";
-  if (seconds < 3570) return `${Math.round(seconds / 60)} minutes left`;
-  const minutes = Math.round(seconds / 60);
+  if (seconds < 5) return "a moment left";
+  if (seconds < 55) return `${Math.ceil(seconds / 5) * 5} s left`;
+  const minutes = Math.max(1, Math.round(seconds / 60));
+  if (minutes < 60) return `${minutes} min left`;
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min left`;
 }
 

@@ -31,7 +31,7 @@ async def test_the_description_has_every_route_and_no_other(
     server = (await serve(metrics=True)).server
     assert isinstance(server, ServiceServer)
     served = {
-        (route.method, re.sub(r"\{\w+(:[^{}]*)?\}$", "", route.resource.canonical))
+        (route.method, re.sub(r"\{\w+(:[^{}]*)?\}$", "", route.resource.canonical).rstrip("/"))
         for route in server.app.router.routes()
         if route.resource is not None
     }

@@ -13,10 +13,7 @@ def add_routes(app: web.Application, *, has_metrics: bool = False) -> None:
     """Add every route of the service to `app`, /metrics only where it is asked for."""
     route = app.router.add_route
 
-    route("GET", "/", page.get_page)
-    route("HEAD", "/", page.get_page)
-    route("GET", f"/static/{{name}}{SLASH}", page.get_asset)
-    route("HEAD", f"/static/{{name}}{SLASH}", page.get_asset)
+    _add_page(app)
 
     route("POST", f"/files{SLASH}", uploads.post_file)
     route("PUT", f"{ONE}{SLASH}", uploads.put_file)  # here {id} is a file name
@@ -47,3 +44,11 @@ def add_routes(app: web.Application, *, has_metrics: bool = False) -> None:
     if has_metrics:
         route("GET", f"/metrics{SLASH}", status.get_metrics)
         route("HEAD", f"/metrics{SLASH}", status.get_metrics)
+
+
+def _add_page(app: web.Application) -> None:
+    route = app.router.add_route
+    route("GET", "/", page.get_page)
+    route("HEAD", "/", page.get_page)
+    route("GET", f"/static/{{name}}{SLASH}", page.get_asset)
+    route("HEAD", f"/static/{{name}}{SLASH}", page.get_asset)

@@ -19,6 +19,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from playwright.async_api import Browser, Page, async_playwright
 
+from tests.e2e.upload_page import UploadPage
 from tests.processes import ServiceProcess
 
 # FILE_SERVICE_TEST_BYTES=1073741824 sends a gigabyte every way.
@@ -218,3 +219,27 @@ def show_page(aiohttp_server: Callable[[web.Application], Awaitable[TestServer]]
         return str((await aiohttp_server(app)).make_url("/"))
 
     return show
+
+
+@pytest.fixture
+async def there(browser: Browser) -> AsyncIterator[UploadPage]:
+    """The page; at the end the console must be empty: no error, no violation of the policy."""
+    there = UploadPage(await (await browser.new_context()).new_page())
+    yield there
+    assert there.said == []
+
+
+@pytest.fixture
+async def clean(there: UploadPage) -> AsyncIterator[UploadPage]:
+    """The same where no request may fail, either."""
+    yield there
+    assert there.network == []
+
+
+def check_link(service: ServiceProcess, link: str, payload: Payload) -> None:
+    """See that a link leads to the very bytes and the name that were sent."""
+    answer = ask_once(service, "GET", urlsplit(link).path)
+    assert answer.status == 200
+    assert answer.sha256 == payload.sha256
+    info = info_of(service, urlsplit(link).path.split("/")[2])
+    assert (info["name"], info["size"]) == (payload.path.name, payload.size)

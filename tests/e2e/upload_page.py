@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from playwright.async_api import CDPSession, ConsoleMessage, Locator, Page, Request, expect
 
+MB = 1_000_000
 SECONDS = 30
 expect.set_options(timeout=SECONDS * 1000)
 

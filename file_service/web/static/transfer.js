@@ -112,6 +112,7 @@ export class Transfer extends EventTarget {
 
   /** Begin, or go on, also where an earlier visit to the page has stopped. */
   async begin() {
+    if (this.state !== "queued") return;
     this.#become("starting", { failure: null, remark: "" });
     if (this.#upload.url === null) {
       const known = await this.#upload.findPreviousUploads();

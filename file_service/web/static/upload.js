@@ -55,11 +55,14 @@ function remove(transfer) {
   showSummary();
 }
 
+/** Begin what is next while there is room; what begins tells so, and comes by here again. */
 function fillSlots() {
   const all = [...rows.keys()];
-  const free = AT_ONCE - all.filter((each) => each.isBusy).length;
-  const next = all.filter((each) => each.state === "queued").slice(0, Math.max(0, free));
-  for (const transfer of next) transfer.begin();
+  while (all.filter((each) => each.isBusy).length < AT_ONCE) {
+    const next = all.find((each) => each.state === "queued");
+    if (next === undefined) return;
+    next.begin();
+  }
 }
 
 function showSummary() {

@@ -10,9 +10,11 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
+from playwright.async_api import Browser
 
 from tests.e2e.conftest import Answer, MakePayload, ask_once, eventually, sha256_of
 from tests.e2e.nginx import CLIENT, MAX_SIZE, VARIANTS, Site, running_site
+from tests.e2e.upload_page import UploadPage
 
 MIB = 1024 * 1024
 TRUST = ("--trusted-proxies", "127.0.0.1")
@@ -268,3 +270,25 @@ def check_calm(site: Site) -> None:
     assert site.curl(f"{site.root}/healthz").status == 200
     bad = [line for line in site.service.lines if line["level"] not in {"debug", "info"}]
     assert bad == [], json.dumps(bad)
+
+
+# --- the page ---
+
+
+@pytest.mark.chromium
+async def test_the_upload_page_works_behind_it(
+    site: Site, browser: Browser, make_payload: MakePayload
+) -> None:
+    payload = make_payload("a.bin", 3 * MIB)
+    context = await browser.new_context(ignore_https_errors=True)
+    there = UploadPage(await context.new_page())
+    await there.open(f"{site.root}/", speed=MIB)
+    await there.choose(payload.path)
+    await there.see_some_sent("a.bin", 0.3)
+    await there.button("Pause a.bin").click()
+    await there.throttle(-1)
+    await there.button("Resume a.bin").click()
+    link = await there.find_link("a.bin")
+    assert link.startswith(site.files)
+    assert site.curl(link).sha256 == payload.sha256
+    assert (there.said, there.network) == ([], [])

@@ -104,6 +104,26 @@ async def test_without_a_clipboard_the_link_is_selected(
     assert await clean.page.evaluate("getSelection().toString()") == link
 
 
+# --- wherever the service is ---
+
+
+async def test_the_page_works_at_an_address_that_is_not_the_public_one(
+    make_service: MakeService, clean: UploadPage, make_payload: MakePayload
+) -> None:
+    """As when an operator tries it past the proxy: the policy allows no other address."""
+    service = make_service("--public-url", "https://files.example.org/sub")
+    payload = make_payload("a.bin", 4 * MB)
+    await clean.open(service.url, speed=MB)
+    await clean.choose(payload.path)
+    await clean.see_some_sent("a.bin", 0.2)
+    await clean.button("Pause a.bin").click()
+    await clean.throttle(-1)
+    await clean.button("Resume a.bin").click()
+    link = await clean.find_link("a.bin")
+    assert link.startswith(f"{service.url}/files/")
+    check_link(service, link, payload)
+
+
 # --- pause, resume, cancel ---
 
 

@@ -57,13 +57,13 @@ class _Asset:
 @cache
 def _load() -> dict[str, _Asset]:
     """Return every file of the page by its name, read once."""
+    # When it was read, not the files' own times: a wheel gives those of every version the same.
+    read_at = datetime.now(UTC)
     assets = {}
     for name, media_type in MEDIA_TYPES.items():
-        path = FOLDER / name
-        body = path.read_bytes()
+        body = (FOLDER / name).read_bytes()
         etag = format_etag(hashlib.sha256(body).hexdigest())
-        modified_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        assets[name] = _Asset(body, media_type, etag, modified_at)
+        assets[name] = _Asset(body, media_type, etag, read_at)
     return assets
 
 

@@ -144,7 +144,7 @@ function describe(transfer) {
     case "failed":
       return failure.title;
     case "unfinished":
-      return `${whole} · unfinished. Choose the file again to go on.`;
+      return `${whole} · choose the file again to go on`;
     default:
       return whole;
   }

@@ -190,6 +190,7 @@ export class Transfer extends EventTarget {
     try {
       await this.file.slice(0, 1).arrayBuffer();
     } catch {
+      if (this.state !== "waiting") return; // cancelled meanwhile
       this.#upload.abort();
       const title = "The file can no longer be read";
       const detail = "It was changed, moved or removed. Choose it again.";

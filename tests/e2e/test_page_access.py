@@ -45,7 +45,13 @@ async def test_the_keyboard_alone_is_enough(
     await clean.hear("The link of a.bin is copied.")
     assert await clean.page.evaluate("navigator.clipboard.readText()") == link
     await keyboard.press("Tab")
+    await expect(clean.button("Hide a.bin")).to_be_focused()
+    await keyboard.press("Tab")
     await expect(clean.page.get_by_role("link", name="tus-js-client")).to_be_focused()
+    await keyboard.press("Shift+Tab")
+    await keyboard.press("Enter")
+    await expect(clean.row("a.bin")).to_have_count(0)
+    await expect(clean.page.get_by_role("button", name="Choose files")).to_be_focused()
 
 
 async def show_every_state(

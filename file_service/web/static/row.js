@@ -71,7 +71,7 @@ export class Row {
   }
 
   focus() {
-    this.element.querySelector("button:not([hidden])").focus();
+    [...this.element.querySelectorAll("button")].find((each) => each.checkVisibility())?.focus();
   }
 
   #updateProgress() {

@@ -26,6 +26,8 @@ from tests.processes import ServiceProcess
 PAYLOAD_SIZE = int(os.environ.get("FILE_SERVICE_TEST_BYTES", "20971527"))
 DEADLINE_SECONDS = 20
 
+CLIENTS = Path(__file__).parents[1] / "clients"
+
 # What the database has no part in runs on one of them.
 sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -129,6 +131,18 @@ def find_program(name: str) -> str:
             pytest.fail(f"{reason}, and CI must run this test")
         pytest.skip(reason)
     return path
+
+
+def find_node_client(name: str) -> tuple[str, Path]:
+    """Node, and a script of tests/clients, whose packages `make test` installs beside it."""
+    node = find_program("node")
+    script = CLIENTS / name
+    if not (CLIENTS / "node_modules").is_dir():
+        reason = "the packages of tests/clients are not installed: npm ci --ignore-scripts"
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{reason}, and CI must run this test")
+        pytest.skip(reason)
+    return node, script
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:

@@ -11,6 +11,9 @@ Chunks = AsyncIterable[bytes]
 TUS, IETF = "tus", "ietf"
 """The dialects of resumable uploads: tus 1.0 and the IETF draft."""
 
+OLDER = (5, 6)
+"""Versions of the draft whose clients count an upload as complete once its known length is there."""
+
 Parts = AsyncIterator["tuple[NewUpload, Chunks]"]
 """Files that arrive in one request, each to be read to its end before the next."""
 
@@ -67,6 +70,11 @@ class Manner:
         return self.concat == "partial"
 
     @property
+    def ends_at_length(self) -> bool:
+        """Whether the last byte of a known length ends it, and no word of the client's has to."""
+        return self.dialect == TUS or self.interop in OLDER
+
+    @property
     def is_final(self) -> bool:
         """Whether it is made of parts, and takes no bytes of its own."""
         return self.concat is not None and not self.is_partial
@@ -101,8 +109,8 @@ class Upload:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing more has to come; a client of the draft says so itself."""
-        return self.is_whole and self.manner.dialect == TUS
+        """Whether nothing more has to come; a client of the newer draft says so itself."""
+        return self.is_whole and self.manner.ends_at_length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import HttpVersion11, web
 
 from file_service.errors import Malformed, TooLarge, WrongMediaType
-from file_service.models import IETF, Append, Manner, NewUpload, Upload
+from file_service.models import IETF, OLDER, Append, Manner, NewUpload, Upload
 from file_service.web import body
 from file_service.web.keys import CREATED, DIALECT, RESUMABLE
 from file_service.web.render import format_upload_url, render_created
@@ -22,10 +22,6 @@ BYTES = "application/partial-upload"
 
 INTEROP = "Upload-Draft-Interop-Version"
 SUPPORTED = range(5, 10)
-
-# Clients of these count an upload of a known length as complete once it has that, send none of
-# the media type (5), and want 201 for every append.
-OLDER = (5, 6)
 
 
 def is_creation(request: web.Request) -> bool:
@@ -45,7 +41,7 @@ async def create(request: web.Request, new: NewUpload) -> web.Response:
     length = parse_integer(request.headers.get("Upload-Length"))
     interop = parse_integer(request.headers.get(INTEROP))
     manner = Manner(dialect=IETF, interop=interop)
-    part = _with_end(manner, Append(offset=0, size=_get_size(request), is_last=is_last), length)
+    part = Append(offset=0, size=_get_size(request), length=length, is_last=is_last)
     resumable = request.app[RESUMABLE]
     upload = await resumable.create(_name(request, new, part.declared_length), manner)
     request[CREATED] = format_upload_url(request, upload)
@@ -93,15 +89,7 @@ def _parse_append(request: web.Request, upload: Upload) -> Append:
     length = parse_integer(request.headers.get("Upload-Length"))
     if offset is None or (is_last is None and not (is_older and length is not None)):
         raise Malformed("Upload-Offset and Upload-Complete must be there.")
-    part = Append(offset=offset, size=_get_size(request), is_last=bool(is_last), length=length)
-    return _with_end(upload.manner, part, length)
-
-
-def _with_end(manner: Manner, part: Append, length: int | None) -> Append:
-    """Return the part with what older clients leave unsaid: that its length is reached."""
-    is_reached = part.size == 0 and part.offset == length
-    is_last = part.is_last or (manner.interop in OLDER and is_reached)
-    return Append(offset=part.offset, size=part.size, length=length, is_last=is_last)
+    return Append(offset=offset, size=_get_size(request), is_last=bool(is_last), length=length)
 
 
 def _get_size(request: web.Request) -> int | None:

@@ -2,8 +2,7 @@
 
 import json
 import subprocess
-from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,12 +18,8 @@ from tests.e2e.conftest import (
     ask_once,
     find_node_client,
     info_of,
-    sqlite_only,
 )
-from tests.processes import ServiceProcess
-
-# The databases are for the tests of the draft and of the core: clients see no difference.
-pytestmark = sqlite_only
+from tests.processes import ServiceProcess, running_service
 
 SIZE = 3_000_017
 MIB = 1024 * 1024
@@ -36,6 +31,25 @@ every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 Report = dict[str, Any]
 Tus = Callable[..., Report]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """One service for all: its database is the matter of other tests, and no upload sees another."""
+    folder = tmp_path_factory.mktemp("service")
+    running = running_service(
+        "--dir",
+        str(_made(folder / "files")),
+        "--database-url",
+        f"sqlite+aiosqlite:///{folder}/catalogue.db",
+    )
+    yield running
+    running.end()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture
@@ -63,7 +77,8 @@ def tus(service: ServiceProcess) -> Tus:
 
 
 def id_in(report: Report) -> str:
-    return urlsplit(report["url"]).path.rpartition("/")[2]
+    """The id at the end of the address, which is the file's own where one request was all of it."""
+    return urlsplit(report["url"]).path.rstrip("/").rpartition("/")[2]
 
 
 def methods_in(report: Report) -> list[str]:
@@ -165,7 +180,9 @@ def test_a_stream_of_unknown_length_goes_up(
 
 
 @every_protocol
-@pytest.mark.parametrize(("chunk", "methods"), [(None, ["POST"]), (MIB, ["POST", "PATCH", "PATCH"])])
+@pytest.mark.parametrize(
+    ("chunk", "methods"), [(None, ["POST"]), (MIB, ["POST", "PATCH", "PATCH"])]
+)
 def test_bytes_come_with_the_creation(
     service: ServiceProcess,
     tus: Tus,
@@ -193,7 +210,12 @@ def test_bytes_come_with_the_creation(
     ],
 )
 def test_names_in_every_script_are_kept_and_tell_the_media_type(
-    service: ServiceProcess, tus: Tus, make_payload: MakePayload, protocol: str, name: str, kind: str
+    service: ServiceProcess,
+    tus: Tus,
+    make_payload: MakePayload,
+    protocol: str,
+    name: str,
+    kind: str,
 ) -> None:
     payload = make_payload("x.bin", 1000)
     report = tus(payload, options={"protocol": protocol, "metadata": {"filename": name}})
@@ -376,10 +398,6 @@ def test_parts_whose_connections_are_killed_go_on_by_themselves(
 
 # It leaves files open to the garbage collector.
 careless = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-
-
-def encode(text: str) -> str:
-    return b64encode(text.encode()).decode()
 
 
 @careless

@@ -15,6 +15,7 @@ run: $(VENV)/.service  ## start the service at http://127.0.0.1:8080 on its embe
 
 test: $(VENV)/.dev  ## run every test, real PostgreSQL and a real browser included
 	@sh scripts/system_packages.sh chromium curl nginx openssl wget $(FAULT_PACKAGES)
+	@sh scripts/node_packages.sh tests/clients
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
 faults: $(VENV)/.dev  ## hurt the service in every way we know (root, Debian; about an hour)
@@ -55,4 +56,4 @@ $(VENV)/.dev: $(VENV)/.service requirements/dev.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist build tests/clients/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -93,6 +93,7 @@ class CuttingProxy:
         except OSError:
             _cut(to_client)
             return
+        _hold_little(to_server)
         ways = {
             asyncio.create_task(self._send(client, to_server, cut_after)),
             asyncio.create_task(_answer(server, to_client)),
@@ -138,6 +139,12 @@ async def _answer(server: asyncio.StreamReader, to_client: asyncio.StreamWriter)
     while piece := await server.read(PIECE):
         to_client.write(piece)
         await to_client.drain()
+
+
+def _hold_little(writer: asyncio.StreamWriter) -> None:
+    """Keep what is on the way small: it is lost with a cut."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+    writer.transport.set_write_buffer_limits(high=0)
 
 
 def _cut(writer: asyncio.StreamWriter) -> None:

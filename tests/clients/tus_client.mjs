@@ -8,6 +8,7 @@
 //   abortAt          number of accepted bytes after which the client gives up
 //   terminate        whether giving up takes the upload off the server
 import { createReadStream, readFileSync } from 'node:fs'
+import { globalAgent } from 'node:http'
 import { PassThrough } from 'node:stream'
 import { FileUrlStorage, Upload } from 'tus-js-client'
 
@@ -29,6 +30,7 @@ function describe(request, response) {
         'Upload-Length', 'Upload-Complete', 'Upload-Draft-Interop-Version', 'Tus-Resumable']
         .map((name) => [name, request.getHeader(name)]).filter(([, value]) => value != null)),
     status: response?.getStatus() ?? 0,
+    offset: Number(response?.getHeader('Upload-Offset') ?? -1),
     requestId: response?.getHeader('X-Request-ID') ?? null,
   }
 }
@@ -74,4 +76,5 @@ const { outcome, error } = await run()
 report.outcome = outcome
 report.url = report.getUrl() ?? ''
 report.error = error ? String(error.message ?? error) : null
-process.stdout.write(JSON.stringify(report), () => process.exit(0))
+process.stdout.write(JSON.stringify(report))
+globalAgent.destroy() // else idle connections keep this process

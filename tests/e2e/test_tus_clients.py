@@ -35,7 +35,7 @@ Tus = Callable[..., Report]
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """One service for all: its database is the matter of other tests, and no upload sees another."""
+    """One service for all tests: uploads do not see each other."""
     folder = tmp_path_factory.mktemp("service")
     running = running_service(
         "--dir",
@@ -155,14 +155,20 @@ def test_a_file_goes_up_in_four_parts_at_once(
     check_stored(service, id_in(report), payload)
 
 
+# A stream whose length is a multiple of the chunk's never ends in tus-js-client 4.3.1 for Node: it
+# waits for one more byte of it, and sends nothing.
 @every_protocol
-@pytest.mark.parametrize("size", [0, 100_000, 250_001])
+@pytest.mark.parametrize(
+    ("source", "size"),
+    [("stream", 1), ("stream", 99_999), ("stream", 250_001), ("buffer", 0), ("buffer", 100_000)],
+)
 @pytest.mark.parametrize("is_with_creation", [False, True])
-def test_a_stream_of_unknown_length_goes_up(
+def test_a_file_of_unknown_length_goes_up(
     service: ServiceProcess,
     tus: Tus,
     make_payload: MakePayload,
     protocol: str,
+    source: str,
     size: int,
     is_with_creation: bool,
 ) -> None:
@@ -173,7 +179,7 @@ def test_a_stream_of_unknown_length_goes_up(
         "chunkSize": 50_000,
         "uploadDataDuringCreation": is_with_creation,
     }
-    report = tus(payload, input="stream", options=options)
+    report = tus(payload, input=source, options=options)
     if protocol == "tus-v1":
         assert report["requests"][0]["sent"]["Upload-Defer-Length"] == "1"
     check_stored(service, id_in(report), payload)
@@ -294,8 +300,8 @@ def test_parts_that_were_given_up_go_on_together(
     payload = make_payload("x.bin", SIZE)
     storage = tmp_path / "storage.json"
     storage.write_text("{}")
-    job = {"storage": str(storage), "options": {"parallelUploads": 4, "chunkSize": 50_000}}
-    first = tus(payload, outcome="aborted", abortAt=MIB, **job)
+    job: dict[str, Any] = {"storage": str(storage), "options": {"parallelUploads": 4, "chunkSize": 50_000}}
+    first = tus(payload, outcome="aborted", abortAt=200_000, **job)
     second = tus(payload, resume=True, **job)
     assert second["found"] == 1
     assert methods_in(second).count("HEAD") == 4
@@ -355,7 +361,7 @@ def test_a_client_whose_connections_are_killed_goes_on_by_itself(
     chunk: int | None,
 ) -> None:
     payload = make_payload("x.bin", SIZE)
-    options = {"protocol": protocol, "retryDelays": [0, 50, 100, 200]}
+    options: dict[str, Any] = {"protocol": protocol, "retryDelays": [0, 50, 100, 200]}
     options |= {"chunkSize": chunk} if chunk else {}
     # The first connection has the creation alone, where the client opens one for each request.
     with cutting(service.url, cuts=[900_000, 700_000, 600_000]) as proxy:
@@ -387,7 +393,7 @@ def test_parts_whose_connections_are_killed_go_on_by_themselves(
 ) -> None:
     payload = make_payload("x.bin", 4 * SIZE)
     options = {"parallelUploads": 4, "retryDelays": [0, 50, 100, 200]}
-    cuts = [2_000_000] * 6
+    cuts = [1_000_000] * 6
     with cutting(service.url, cuts=cuts) as proxy:
         report = tus(payload, url=proxy.url, options=options)
     assert proxy.cut_connections >= 2
@@ -400,6 +406,10 @@ def test_parts_whose_connections_are_killed_go_on_by_themselves(
 careless = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
+def client_of(url: str) -> Any:
+    return TusClient(f"{url}/uploads/")
+
+
 @careless
 @pytest.mark.parametrize("is_summed", [False, True])
 @pytest.mark.parametrize("chunk", [100_000, 10**9])
@@ -407,7 +417,7 @@ def test_tuspy_sends_a_file_whole_and_in_chunks_with_and_without_checksums(
     service: ServiceProcess, make_payload: MakePayload, is_summed: bool, chunk: int
 ) -> None:
     payload = make_payload("x.bin", SIZE)
-    uploader = TusClient(f"{service.url}/uploads/").uploader(
+    uploader = client_of(service.url).uploader(
         str(payload.path), chunk_size=chunk, metadata=NAMED, upload_checksum=is_summed
     )
     uploader.upload()
@@ -419,7 +429,7 @@ def test_tuspy_without_metadata_sends_an_empty_header_which_is_none(
     service: ServiceProcess, make_payload: MakePayload
 ) -> None:
     payload = make_payload("x.bin", 1000)
-    uploader = TusClient(f"{service.url}/uploads/").uploader(str(payload.path))
+    uploader = client_of(service.url).uploader(str(payload.path))
     uploader.upload()
     file_id = uploader.url.rpartition("/")[2]
     check_stored(service, file_id, payload, file_id, "application/octet-stream")
@@ -428,7 +438,7 @@ def test_tuspy_without_metadata_sends_an_empty_header_which_is_none(
 @careless
 def test_tuspy_sends_an_empty_file(service: ServiceProcess, make_payload: MakePayload) -> None:
     payload = make_payload("x.bin", 0)
-    uploader = TusClient(f"{service.url}/uploads/").uploader(str(payload.path), metadata=NAMED)
+    uploader = client_of(service.url).uploader(str(payload.path), metadata=NAMED)
     uploader.upload()
     check_stored(service, uploader.url.rpartition("/")[2], payload)
 
@@ -447,7 +457,7 @@ def test_tuspy_goes_on_from_the_address_it_has_stored(
         "url_storage": storage,
         "upload_checksum": is_summed,
     }
-    client = TusClient(f"{service.url}/uploads/")
+    client = client_of(service.url)
     first = client.uploader(str(payload.path), **job)
     first.upload(stop_at=MIB)
     second = client.uploader(str(payload.path), **job)
@@ -464,7 +474,7 @@ def test_tuspy_whose_connections_are_killed_goes_on(
 ) -> None:
     payload = make_payload("x.bin", SIZE)
     with cutting(service.url, cuts=[10_000, 500_000, 500_000]) as proxy:
-        uploader = TusClient(f"{proxy.url}/uploads/").uploader(
+        uploader = client_of(proxy.url).uploader(
             str(payload.path),
             metadata=NAMED,
             retries=5,
@@ -480,7 +490,7 @@ async def test_tuspy_sends_a_file_asynchronously(
     service: ServiceProcess, make_payload: MakePayload
 ) -> None:
     payload = make_payload("x.bin", SIZE)
-    uploader = TusClient(f"{service.url}/uploads/").async_uploader(
+    uploader = client_of(service.url).async_uploader(
         str(payload.path), chunk_size=MIB, metadata=NAMED, upload_checksum=True
     )
     await uploader.upload()

@@ -12,7 +12,7 @@ TUS, IETF = "tus", "ietf"
 """The dialects of resumable uploads: tus 1.0 and the IETF draft."""
 
 OLDER = (5, 6)
-"""Versions of the draft whose clients count an upload as complete once its known length is there."""
+"""Versions of the draft whose clients take an upload for complete once its length is reached."""
 
 Parts = AsyncIterator["tuple[NewUpload, Chunks]"]
 """Files that arrive in one request, each to be read to its end before the next."""

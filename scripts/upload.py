@@ -3,7 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["aiohttp>=3.14.4,<4", "aiofiles>=25.1", "tqdm>=4.67"]
 # ///
-"""Upload one file by chunked transfer encoding and print its id."""
+"""Upload files and print their ids: each by one request, or with --resume by as many as it takes."""
 
 import argparse
 import asyncio
@@ -76,8 +76,21 @@ class Answer:
 # ── parse: the command line ──
 
 
-def parse_order(arguments: Sequence[str] | None = None) -> Order:
+def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read flags, and the service's own variables for what they leave out; exit 2 if unusable."""
+    parser = _make_parser()
+    flags = parser.parse_args(arguments)
+    flags.is_lone = len(flags.path) == 1 and not flags.paths
+    flags.paths = [*flags.path, *flags.paths]
+    if not flags.paths:
+        parser.error("name what to upload: PATH, or --path PATH")
+    flags.resume = flags.resume or flags.parallel > 1 or flags.state is not None
+    url = flags.url if flags.url is not None else "uploads/" if flags.resume else "files/"
+    flags.url = f"{flags.protocol}://{flags.host}:{flags.port}/{url.lstrip('/')}"
+    return flags
+
+
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--protocol", choices=["http", "https"], default="http", help="default: http")
@@ -93,17 +106,27 @@ def parse_order(arguments: Sequence[str] | None = None) -> Order:
         default=_variable("PORT", "8080"),
         help="default: $FILE_SERVICE_PORT, else 8080",
     )
-    add("--url", default="files/", help="path on the server, default: files/")
+    add("--url", help="path on the server, default: files/, with --resume uploads/")
     add(
         "--chunk_size",
         type=parse_size,
         default=_variable("CHUNK", "65536"),
         help="bytes sent at a time, 256KiB for example; default: $FILE_SERVICE_CHUNK, else 65536",
     )
-    add("--path", type=Path, required=True, help="the file to upload")
-    flags = parser.parse_args(arguments)
-    url = f"{flags.protocol}://{flags.host}:{flags.port}/{flags.url.lstrip('/')}"
-    return Order(path=flags.path, url=url, chunk_size=flags.chunk_size)
+    add("--path", type=Path, action="append", default=[], help="a file to upload; may be repeated")
+    add("paths", type=Path, nargs="*", metavar="PATH", help="files, and folders with all in them")
+    add("--resume", action="store_true", help="go on where an interrupted run stopped")
+    add("--parallel", type=parse_count, default=1, help="parts of a file sent at once; resumes")
+    add("--retries", type=parse_count, default=10, help="attempts without progress, default: 10")
+    add("--state", type=Path, help="file that remembers unfinished uploads; resumes")
+    return parser
+
+
+def parse_count(text: str) -> int:
+    """Return a number of attempts, or of parts."""
+    if not (text.isascii() and text.isdigit() and int(text[:4]) <= 100):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 100")
+    return int(text)
 
 
 def parse_host(text: str) -> str:
@@ -389,18 +412,40 @@ def _make_printable(text: str) -> str:
     return "".join(each if each.isprintable() else "\ufffd" for each in line)
 
 
+async def run(flags: argparse.Namespace) -> int:
+    """Upload what the flags say, and print ids; return the exit status."""
+
+    async def send_at_once(path: Path) -> str:
+        return await upload(Order(path=path, url=flags.url, chunk_size=flags.chunk_size))
+
+    if flags.is_lone and not flags.resume:
+        write_id(await send_at_once(flags.paths[0]))
+        return 0
+    # Imported here: for one file in one request the script is this one file.
+    from resuming import Script, send_all  # noqa: PLC0415
+
+    script = Script(
+        send=send_at_once,
+        failure=UploadFailed,
+        explain=explain,
+        write_id=write_id,
+        complain=complain,
+    )
+    return await send_all(flags, script)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return its exit status."""
-    order = parse_order(arguments)
+    flags = parse_flags(arguments)
     try:
-        write_id(asyncio.run(upload(order)))
+        return asyncio.run(run(flags))
     except UploadFailed as failure:
         complain(str(failure))
         return 1
     except KeyboardInterrupt:
-        complain("interrupted")
+        again = "; the same command goes on where it stopped" if flags.resume else ""
+        complain(f"interrupted{again}")
         return 130
-    return 0
 
 
 if __name__ == "__main__":

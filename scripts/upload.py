@@ -3,7 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["aiohttp>=3.14.4,<4", "aiofiles>=25.1", "tqdm>=4.67"]
 # ///
-"""Upload files and print their ids: each by one request, or with --resume by as many as it takes."""
+"""Upload files and print their ids: each in one request, or with --resume in many."""
 
 import argparse
 import asyncio
@@ -424,14 +424,7 @@ async def run(flags: argparse.Namespace) -> int:
     # Imported here: for one file in one request the script is this one file.
     from resuming import Script, send_all  # noqa: PLC0415
 
-    script = Script(
-        send=send_at_once,
-        failure=UploadFailed,
-        explain=explain,
-        write_id=write_id,
-        complain=complain,
-    )
-    return await send_all(flags, script)
+    return await send_all(flags, Script(send_at_once, UploadFailed, explain, write_id, complain))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

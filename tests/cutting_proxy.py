@@ -99,7 +99,7 @@ class CuttingProxy:
             asyncio.create_task(_answer(server, to_client)),
         }
         try:
-            # A server that ends the connection ends it for its client, too, and the other way round.
+            # Whoever ends the connection ends it for the other one, too.
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for way in ways:

@@ -13,7 +13,7 @@ from resuming.sender import Options, Sender
 Send = Callable[[Path], Awaitable[str]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Script:
     """What the script has already: a way to send a file in one request, and a voice."""
 

@@ -183,12 +183,12 @@ class Transfer:
         """Move the bar to where the part is; what was there before this run has no rate."""
         before = self._offsets.get(part.start)
         self._offsets[part.start] = offset
-        if before is None:
+        if before is not None:
+            self._bar.update(offset - before)
+        elif not self._bar.disable:  # else it has none of these
             self._bar.initial += offset
             self._bar.n += offset
             self._bar.refresh()
-        else:
-            self._bar.update(offset - before)
 
     # ── sending ──
 
@@ -239,9 +239,8 @@ class Transfer:
         return 0
 
     async def _append(self, part: Part, offset: int) -> int:
-        assert part.url is not None
         body = Body(self._read(part, offset), part.end - part.start - offset)
-        return await self._client.append(part.url, offset, body)
+        return await self._client.append(part.url or "", offset, body)
 
     async def _read(self, part: Part, offset: int) -> AsyncIterator[bytes]:
         """Yield the part from `offset` on, and show what is sent."""
@@ -271,7 +270,7 @@ class Transfer:
             except Gone as error:
                 self._memory.forget(self._key)
                 raise Failed(f"it was stored, and is gone: {error}") from error
-        found = os.stat(self._path)  # noqa: PTH116, ASYNC240  # one system call
+        found = os.stat(self._path)  # noqa: PTH116  # one system call
         is_same = (found.st_size, found.st_mtime_ns) == (entry.size, entry.mtime_ns)
         if is_same and (stored is None or stored == await self._compute(entry)):
             return

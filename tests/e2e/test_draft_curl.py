@@ -1,4 +1,4 @@
-"""curl speaks the IETF draft of resumable uploads: what docs/resumable.md shows, on every setting."""
+"""curl speaks the IETF draft of resumable uploads: as docs/resumable.md shows, on every setting."""
 
 import re
 import subprocess

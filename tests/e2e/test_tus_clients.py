@@ -1,55 +1,26 @@
-"""Clients of resumable uploads that others wrote: tus-js-client in Node, and tuspy."""
+"""tus-js-client, in Node, with every option that changes what goes over the wire."""
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from tusclient.client import TusClient
-from tusclient.storage.filestorage import FileStorage
 
 from tests.cutting_proxy import CuttingProxy, cutting
-from tests.e2e.conftest import (
-    MakePayload,
-    Payload,
-    ask_once,
-    find_node_client,
-    info_of,
-)
-from tests.processes import ServiceProcess, running_service
+from tests.e2e.conftest import MakePayload, Payload, ask_once, find_node_client, info_of
+from tests.e2e.stored import MIB, NAMED, SIZE, check_stored, service_for_module
+from tests.processes import ServiceProcess
 
-SIZE = 3_000_017
-MIB = 1024 * 1024
-NAME = 'Отчёт "за год" 보고서 🎉.pdf'
-PDF = "application/pdf"
-NAMED = {"filename": NAME, "filetype": PDF}
 PROTOCOLS = ["tus-v1", "ietf-draft-03", "ietf-draft-05"]
 every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 
+service = service_for_module
+
 Report = dict[str, Any]
 Tus = Callable[..., Report]
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """One service for all tests: uploads do not see each other."""
-    folder = tmp_path_factory.mktemp("service")
-    running = running_service(
-        "--dir",
-        str(_made(folder / "files")),
-        "--database-url",
-        f"sqlite+aiosqlite:///{folder}/catalogue.db",
-    )
-    yield running
-    running.end()
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 @pytest.fixture
@@ -83,17 +54,6 @@ def id_in(report: Report) -> str:
 
 def methods_in(report: Report) -> list[str]:
     return [request["method"] for request in report["requests"]]
-
-
-def check_stored(
-    service: ServiceProcess, file_id: str, payload: Payload, name: str = NAME, kind: str = PDF
-) -> None:
-    """Whatever the way in, what comes out is the file, under its name."""
-    info = info_of(service, file_id)
-    assert (info["name"], info["size"], info["media_type"]) == (name, payload.size, kind)
-    answer = ask_once(service, "GET", f"/files/{file_id}/")
-    assert (answer.status, answer.sha256) == (200, payload.sha256)
-    assert answer.headers["content-type"] == kind
 
 
 # ── tus-js-client: every option that changes what goes over the wire ──
@@ -300,7 +260,8 @@ def test_parts_that_were_given_up_go_on_together(
     payload = make_payload("x.bin", SIZE)
     storage = tmp_path / "storage.json"
     storage.write_text("{}")
-    job: dict[str, Any] = {"storage": str(storage), "options": {"parallelUploads": 4, "chunkSize": 50_000}}
+    options = {"parallelUploads": 4, "chunkSize": 50_000}
+    job: dict[str, Any] = {"storage": str(storage), "options": options}
     first = tus(payload, outcome="aborted", abortAt=200_000, **job)
     second = tus(payload, resume=True, **job)
     assert second["found"] == 1
@@ -398,100 +359,3 @@ def test_parts_whose_connections_are_killed_go_on_by_themselves(
         report = tus(payload, url=proxy.url, options=options)
     assert proxy.cut_connections >= 2
     check_stored(service, id_in(report), payload)
-
-
-# ── tuspy ──
-
-# It leaves files open to the garbage collector.
-careless = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-
-
-def client_of(url: str) -> Any:
-    return TusClient(f"{url}/uploads/")
-
-
-@careless
-@pytest.mark.parametrize("is_summed", [False, True])
-@pytest.mark.parametrize("chunk", [100_000, 10**9])
-def test_tuspy_sends_a_file_whole_and_in_chunks_with_and_without_checksums(
-    service: ServiceProcess, make_payload: MakePayload, is_summed: bool, chunk: int
-) -> None:
-    payload = make_payload("x.bin", SIZE)
-    uploader = client_of(service.url).uploader(
-        str(payload.path), chunk_size=chunk, metadata=NAMED, upload_checksum=is_summed
-    )
-    uploader.upload()
-    check_stored(service, uploader.url.rpartition("/")[2], payload)
-
-
-@careless
-def test_tuspy_without_metadata_sends_an_empty_header_which_is_none(
-    service: ServiceProcess, make_payload: MakePayload
-) -> None:
-    payload = make_payload("x.bin", 1000)
-    uploader = client_of(service.url).uploader(str(payload.path))
-    uploader.upload()
-    file_id = uploader.url.rpartition("/")[2]
-    check_stored(service, file_id, payload, file_id, "application/octet-stream")
-
-
-@careless
-def test_tuspy_sends_an_empty_file(service: ServiceProcess, make_payload: MakePayload) -> None:
-    payload = make_payload("x.bin", 0)
-    uploader = client_of(service.url).uploader(str(payload.path), metadata=NAMED)
-    uploader.upload()
-    check_stored(service, uploader.url.rpartition("/")[2], payload)
-
-
-@careless
-@pytest.mark.parametrize("is_summed", [False, True])
-def test_tuspy_goes_on_from_the_address_it_has_stored(
-    service: ServiceProcess, make_payload: MakePayload, tmp_path: Path, is_summed: bool
-) -> None:
-    payload = make_payload("x.bin", SIZE)
-    storage = FileStorage(str(tmp_path / "urls.json"))
-    job = {
-        "chunk_size": 100_000,
-        "metadata": NAMED,
-        "store_url": True,
-        "url_storage": storage,
-        "upload_checksum": is_summed,
-    }
-    client = client_of(service.url)
-    first = client.uploader(str(payload.path), **job)
-    first.upload(stop_at=MIB)
-    second = client.uploader(str(payload.path), **job)
-    assert (second.url, second.offset) == (first.url, MIB)
-    second.upload()
-    storage.close()
-    check_stored(service, second.url.rpartition("/")[2], payload)
-
-
-@careless
-@pytest.mark.parametrize("is_summed", [False, True])
-def test_tuspy_whose_connections_are_killed_goes_on(
-    service: ServiceProcess, make_payload: MakePayload, is_summed: bool
-) -> None:
-    payload = make_payload("x.bin", SIZE)
-    with cutting(service.url, cuts=[10_000, 500_000, 500_000]) as proxy:
-        uploader = client_of(proxy.url).uploader(
-            str(payload.path),
-            metadata=NAMED,
-            retries=5,
-            retry_delay=0,
-            upload_checksum=is_summed,
-        )
-        uploader.upload()
-    check_stored(service, uploader.url.rpartition("/")[2], payload)
-
-
-@careless
-async def test_tuspy_sends_a_file_asynchronously(
-    service: ServiceProcess, make_payload: MakePayload
-) -> None:
-    payload = make_payload("x.bin", SIZE)
-    uploader = client_of(service.url).async_uploader(
-        str(payload.path), chunk_size=MIB, metadata=NAMED, upload_checksum=True
-    )
-    await uploader.upload()
-    check_stored(service, uploader.url.rpartition("/")[2], payload)

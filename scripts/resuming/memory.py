@@ -61,7 +61,9 @@ class Memory:
             raise Failed("another run is uploading it") from None
         except OSError as error:
             raise Failed(f"cannot use {self._file}: {error.strerror}") from error
-        with suppress(OSError, ValueError):  # nothing, or nonsense: nothing is remembered
+        with suppress(
+            OSError, ValueError, TypeError
+        ):  # nothing, or nonsense: nothing is remembered
             self._entries = dict(json.loads(self._file.read_text()))
         return self
 

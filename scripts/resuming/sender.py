@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import aiofiles
 import aiohttp
+from aiofiles.threadpool.binary import AsyncFileIO
 from tqdm import tqdm
 
 from resuming.client import CONNECT_SECONDS, Body, Client, Explain, Failed, Gone, Passing, find_id
@@ -239,22 +240,23 @@ class Transfer:
         return 0
 
     async def _append(self, part: Part, offset: int) -> int:
-        body = Body(self._read(part, offset), part.end - part.start - offset)
-        return await self._client.append(part.url or "", offset, body)
+        # Closed here: aiohttp leaves the body where it is once it has taken all it wants.
+        async with aiofiles.open(self._path, "rb", buffering=0) as file:
+            await file.seek(part.start + offset)
+            body = Body(self._read(file, part, offset), part.end - part.start - offset)
+            return await self._client.append(part.url or "", offset, body)
 
-    async def _read(self, part: Part, offset: int) -> AsyncIterator[bytes]:
+    async def _read(self, file: AsyncFileIO, part: Part, offset: int) -> AsyncIterator[bytes]:
         """Yield the part from `offset` on, and show what is sent."""
         position = part.start + offset
-        async with aiofiles.open(self._path, "rb", buffering=0) as file:
-            await file.seek(position)
-            while position < part.end:
-                chunk = await file.read(min(self._options.chunk_size, part.end - position))
-                if not chunk:
-                    raise Failed(f"{self._path} has become shorter")
-                self._digest.update(position, chunk)
-                yield chunk
-                position += len(chunk)
-                self._show(part, position - part.start)
+        while position < part.end:
+            chunk = await file.read(min(self._options.chunk_size, part.end - position))
+            if not chunk:
+                raise Failed(f"{self._path} has become shorter")
+            self._digest.update(position, chunk)
+            yield chunk
+            position += len(chunk)
+            self._show(part, position - part.start)
 
     # ── the end ──
 

@@ -1,0 +1,358 @@
+"""scripts/upload.py --resume: interrupted in every way, it goes on and sends only the rest."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.conftest import Leftovers, MakeService
+from tests.cutting_proxy import CuttingProxy, cutting
+from tests.processes import ServiceProcess, service_environment
+from tests.scripts.test_upload import Completed, _run_on_terminal, command, run
+from tests.scripts.tus_peer import ID, TusPeer
+
+SIZE = 20_000_003
+STOP = 5_000_000
+SECONDS = 60
+UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+# What heads of requests, and what was on the way when a wire broke, may add to the bytes.
+SLACK = 300_000
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """The embedded catalogue: the script cannot tell one from the other."""
+    return f"sqlite+aiosqlite:///{tmp_path}/catalogue.db"
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the script remembers what is unfinished."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    return folder / "file-service" / "uploads"
+
+
+@pytest.fixture
+def file(tmp_path: Path, state: Path) -> Path:
+    path = tmp_path / "отчёт.pdf"
+    path.write_bytes(os.urandom(SIZE))
+    return path
+
+
+def at(url: str) -> tuple[str, str]:
+    return "--port", str(urlsplit(url).port)
+
+
+def remembered(state: Path) -> list[Path]:
+    return sorted(state.glob("*")) if state.exists() else []
+
+
+def check_stored(service: ServiceProcess, file_id: str, path: Path) -> None:
+    info = json.loads(get(f"{service.url}/files/{file_id}/info"))
+    assert (info["name"], info["size"]) == (path.name, path.stat().st_size)
+    back = get(f"{service.url}/files/{file_id}/")
+    assert hashlib.sha256(back).digest() == hashlib.sha256(path.read_bytes()).digest()
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+        return bytes(answer.read())
+
+
+def check_succeeded(result: Completed, service: ServiceProcess, path: Path) -> None:
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(f"{UUID}\n", result.stdout)
+    check_stored(service, result.stdout.strip(), path)
+
+
+@contextmanager
+def running(*flags: str) -> Iterator[subprocess.Popen[str]]:
+    """The script in the middle of its work."""
+    process = subprocess.Popen(
+        command(*flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=service_environment(),
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def interrupt(
+    proxy: CuttingProxy, *flags: str, how: signal.Signals = signal.SIGKILL
+) -> tuple[int, str, str]:
+    """Run the script up to where the wire stops, and end it there."""
+    with running(*flags, *at(proxy.url)) as process:
+        proxy.wait_for(STOP)
+        process.send_signal(how)
+        out, err = process.communicate(timeout=SECONDS)
+    proxy.go_on()
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def wire(service: ServiceProcess) -> Iterator[CuttingProxy]:
+    """A wire that stops in the middle of the first upload."""
+    with cutting(service.url, stop_at=STOP) as proxy:
+        yield proxy
+
+
+# ── interrupted, and started again ──
+
+
+@pytest.mark.parametrize("flags", [["--resume"], ["--parallel", "4"]], ids=["whole", "parts"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_started_again_sends_only_the_rest(
+    service: ServiceProcess,
+    wire: CuttingProxy,
+    file: Path,
+    state: Path,
+    how: signal.Signals,
+    flags: list[str],
+) -> None:
+    status, out, err = interrupt(wire, *flags, str(file), how=how)
+    assert out == ""
+    if how == signal.SIGINT:
+        assert status == 130
+        assert err.endswith("interrupted; the same command goes on where it stopped\n")
+    sent_before = wire.sent
+
+    result = run(*flags, str(file), *at(wire.url))
+    check_succeeded(result, service, file)
+    assert wire.sent - sent_before < SIZE - STOP + SLACK
+    assert [path for path in remembered(state) if path.suffix == ".json"] == []
+
+
+def test_parts_begun_as_four_stay_four(
+    service: ServiceProcess, wire: CuttingProxy, file: Path
+) -> None:
+    interrupt(wire, "--parallel", "4", str(file))
+    check_succeeded(run("--resume", str(file), *at(wire.url)), service, file)
+    posts = [line for line in service.lines if line.get("method") == "POST"]
+    assert len(posts) == 5
+
+
+def test_a_file_changed_in_between_is_sent_anew(
+    service: ServiceProcess, wire: CuttingProxy, file: Path
+) -> None:
+    interrupt(wire, "--resume", str(file))
+    file.write_bytes(os.urandom(SIZE))
+    result = run("--resume", str(file), *at(wire.url))
+    check_succeeded(result, service, file)
+    assert "the file has changed: it is sent anew" in result.stderr
+
+
+async def test_an_upload_that_has_expired_is_begun_anew(
+    service: ServiceProcess, wire: CuttingProxy, file: Path, leftovers: Leftovers
+) -> None:
+    interrupt(wire, "--resume", str(file))
+    service.wait_for("request", 2)  # its last request has ended, so nobody moves the date
+    await leftovers.execute("UPDATE upload SET expires_at = created_at")
+    result = run("--resume", str(file), *at(wire.url))
+    check_succeeded(result, service, file)
+    assert "410 The upload has expired" in result.stderr
+
+
+def test_an_upload_that_nobody_knows_any_more_is_begun_anew(
+    service: ServiceProcess, wire: CuttingProxy, file: Path, state: Path
+) -> None:
+    interrupt(wire, "--resume", str(file))
+    (memory,) = (path for path in remembered(state) if path.suffix == ".json")
+    unknown = "00000000-0000-4000-8000-000000000000"
+    memory.write_text(re.sub(UUID, unknown, memory.read_text()))
+    check_succeeded(run("--resume", str(file), *at(wire.url)), service, file)
+
+
+@pytest.mark.parametrize("nonsense", ["", "{", "[]", "null", '{"a": 1}', "\0"])
+def test_a_memory_of_nonsense_is_none(
+    service: ServiceProcess, file: Path, tmp_path: Path, nonsense: str
+) -> None:
+    memory = tmp_path / "memory.json"
+    memory.write_text(nonsense)
+    flags = ("--state", str(memory), str(file))
+    check_succeeded(run(*flags, *at(service.url)), service, file)
+
+
+def test_the_memory_can_be_chosen_and_goes_away_with_the_last_upload(
+    service: ServiceProcess, wire: CuttingProxy, file: Path, tmp_path: Path, state: Path
+) -> None:
+    memory = tmp_path / "here" / "memory.json"
+    interrupt(wire, "--state", str(memory), str(file))
+    assert str(file) in memory.read_text()
+    check_succeeded(run("--state", str(memory), str(file), *at(wire.url)), service, file)
+    assert not memory.exists()
+    assert remembered(state) == []
+
+
+def test_a_second_run_of_the_same_file_is_refused_while_the_first_goes_on(
+    service: ServiceProcess, wire: CuttingProxy, file: Path
+) -> None:
+    with running("--resume", str(file), *at(wire.url)) as first:
+        wire.wait_for(STOP)
+        second = run("--resume", str(file), *at(wire.url))
+        assert (second.returncode, second.stdout) == (1, "")
+        assert "another run is uploading it" in second.stderr
+        wire.go_on()
+        out, _ = first.communicate(timeout=SECONDS)
+        assert first.returncode == 0
+    check_stored(service, out.strip(), file)
+
+
+# ── what breaks while it runs ──
+
+
+def test_a_server_killed_and_started_again_in_the_middle_is_waited_for(
+    service: ServiceProcess, make_service: MakeService, wire: CuttingProxy, file: Path
+) -> None:
+    with running("--resume", str(file), *at(wire.url)) as process:
+        wire.wait_for(STOP)
+        service.stop(signal.SIGKILL)
+        second = make_service()
+        wire.redirect(second.url)
+        wire.go_on()
+        out, err = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, err
+    assert "trying again in " in err
+    check_stored(second, out.strip(), file)
+
+
+@pytest.mark.parametrize("flags", [["--resume"], ["--parallel", "3"]], ids=["whole", "parts"])
+def test_connections_that_break_are_made_again_and_nothing_is_sent_twice(
+    service: ServiceProcess, file: Path, flags: list[str]
+) -> None:
+    with cutting(service.url, cuts=[2_000_000, 3_000_000, 1_000_000, 100]) as proxy:
+        result = run(*flags, str(file), *at(proxy.url))
+    assert proxy.cut_connections >= 3
+    assert proxy.sent < SIZE + SLACK * proxy.cut_connections
+    assert "trying again in " in result.stderr
+    check_succeeded(result, service, file)
+
+
+@pytest.mark.parametrize("status", [408, 409, 423, 429, 460, 500, 502, 503, 504])
+def test_what_passes_is_tried_again(file: Path, status: int) -> None:
+    with TusPeer(first={"POST": [status], "PATCH": [status], "HEAD": [status]}) as peer:
+        result = run("--resume", str(file), "--port", peer.port)
+    assert (result.returncode, result.stdout) == (0, f"{ID}\n"), result.stderr
+    assert peer.methods == ["POST", "POST", "PATCH", "HEAD", "HEAD", "PATCH", "HEAD"]
+    assert peer.content == file.read_bytes()
+
+
+def test_the_server_says_how_long_to_wait(file: Path) -> None:
+    with TusPeer(first={"POST": [503]}, retry_after="2") as peer:
+        assert run("--resume", str(file), "--port", peer.port).returncode == 0
+    assert peer.times[1] - peer.times[0] >= 2
+
+
+def test_without_progress_it_ends_after_so_many_attempts(file: Path) -> None:
+    with TusPeer(first={"POST": [503] * 99}) as peer:
+        result = run("--resume", "--retries", "2", str(file), "--port", peer.port)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert peer.methods == ["POST"] * 3
+    assert "the server answered 503" in result.stderr
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 412, 413, 415])
+def test_what_does_not_pass_is_not_tried_again(file: Path, status: int) -> None:
+    with TusPeer(first={"POST": [status]}) as peer:
+        result = run("--resume", str(file), "--port", peer.port)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert peer.methods == ["POST"]
+    assert f"the server answered {status}" in result.stderr
+
+
+def test_a_file_that_arrived_as_something_else_is_taken_back(file: Path, state: Path) -> None:
+    with TusPeer(digest="sha-256=:" + "A" * 43 + "=:") as peer:
+        result = run("--resume", str(file), "--port", peer.port)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "what is stored differs from it" in result.stderr
+    assert peer.methods[-1] == "DELETE"
+    assert remembered(state) == []
+
+
+def test_a_server_that_is_away_is_one_failure_after_its_attempts(file: Path) -> None:
+    with TusPeer() as peer:
+        port = peer.port
+    result = run("--resume", "--retries", "1", str(file), "--port", port)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "trying again in " in result.stderr
+    assert result.stderr.endswith("failed: Connection refused\n")
+
+
+@pytest.mark.parametrize("url", ["nothing/", "readyz"])
+def test_an_address_without_resumable_uploads_is_one_failure(
+    service: ServiceProcess, file: Path, url: str
+) -> None:
+    result = run("--resume", "--url", url, str(file), *at(service.url))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_pipe_cannot_be_gone_on_with(state: Path) -> None:
+    result = run("--resume", "/dev/null")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "is no regular file" in result.stderr
+
+
+# ── sizes, several files, folders ──
+
+
+@pytest.mark.parametrize("flags", [["--resume"], ["--parallel", "4"]], ids=["whole", "parts"])
+@pytest.mark.parametrize("size", [0, 1, 65_536, 3 * 256 * 1024 + 1])
+def test_files_of_every_size_go_up(
+    service: ServiceProcess, tmp_path: Path, state: Path, size: int, flags: list[str]
+) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(os.urandom(size))
+    check_succeeded(run(*flags, str(path), *at(service.url)), service, path)
+
+
+@pytest.mark.parametrize("flags", [[], ["--resume"], ["--parallel", "2"]])
+def test_files_and_folders_go_up_in_order_and_those_that_fail_do_not_stop_the_others(
+    service: ServiceProcess, tmp_path: Path, state: Path, flags: list[str]
+) -> None:
+    for name in ("b/z.txt", "b/a/deep.txt", "b/empty", "lone.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("" if name == "b/empty" else name)
+    result = run("--path", "b", "--path", "missing", "--path", "lone.txt", *flags, *at(service.url))
+
+    assert result.returncode == 1
+    assert "missing: " in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert [path for _, path in lines] == ["b/empty", "b/z.txt", "b/a/deep.txt", "lone.txt"]
+    for file_id, path in lines:
+        check_stored(service, file_id, tmp_path / path)
+
+
+def test_one_file_by_its_place_alone_prints_the_id_alone(
+    service: ServiceProcess, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("x")
+    check_succeeded(run(str(path), *at(service.url)), service, path)
+
+
+def test_a_terminal_shows_the_rate_and_the_time_left(
+    service: ServiceProcess, file: Path, tmp_path: Path
+) -> None:
+    status, out, shown = _run_on_terminal("--resume", str(file), *at(service.url))
+    assert status == 0
+    check_stored(service, out.decode().strip(), file)
+    assert re.search(rb"\d+%.*\[\d\d:\d\d<\d\d:\d\d, +[\d.]+[kM]?B/s\]", shown), shown
+    assert b"100%" in shown

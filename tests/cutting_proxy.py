@@ -16,8 +16,7 @@ class CuttingProxy:
     """Forwards connections from a port of its own to the service at `url`, in a thread of its own.
 
     The first connections are cut by RST after so many bytes of their clients as `cuts` says, one
-    number for each. From `stop_at` bytes on, of all connections together, no more is read until
-    `go_on`.
+    number for each. Of each connection no more than `stop_at` bytes are read until `go_on`.
     """
 
     def __init__(self, url: str, *, cuts: Sequence[int] = (), stop_at: int | None = None) -> None:
@@ -69,9 +68,12 @@ class CuttingProxy:
     async def _run(self) -> None:
         if self._stop_at is None:
             self._going.set()
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        listener = socket.create_server(("127.0.0.1", 0))
+        # What lies in the kernel is on its way, whoever ends: the less of it, the clearer.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        server = await asyncio.start_server(self._accept, sock=listener)
         with self._changed:
-            self.port = server.sockets[0].getsockname()[1]
+            self.port = listener.getsockname()[1]
             self._changed.notify_all()
         await self._end.wait()
         server.close()
@@ -115,7 +117,9 @@ class CuttingProxy:
         self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter, cut_after: int | None
     ) -> None:
         left = cut_after
-        while left != 0 and (piece := await client.read(await self._allow(left))):
+        passed = 0
+        while left != 0 and (piece := await client.read(await self._allow(passed, left))):
+            passed += len(piece)
             left = None if left is None else left - len(piece)
             with self._changed:
                 self.sent += len(piece)
@@ -124,15 +128,15 @@ class CuttingProxy:
             await to_server.drain()
         self.cut_connections += left == 0
 
-    async def _allow(self, left: int | None) -> int:
-        """Return how much may be read now, once anything may be."""
+    async def _allow(self, passed: int, left: int | None) -> int:
+        """Return how much may be read of a connection now, once anything may be."""
         size = PIECE if left is None else min(PIECE, left)
         if self._going.is_set() or self._stop_at is None:
             return size
-        if self.sent >= self._stop_at:
+        if passed >= self._stop_at:
             await self._going.wait()
             return size
-        return min(size, self._stop_at - self.sent)
+        return min(size, self._stop_at - passed)
 
 
 async def _answer(server: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:

@@ -23,11 +23,15 @@ class Part:
 
 @dataclass
 class Entry:
-    """An unfinished upload of a file that had this size, and was changed at this time."""
+    """An unfinished upload of a file that had this size, and was changed at this time.
+
+    `url` is where its parts were put together, None until they are.
+    """
 
     size: int
     mtime_ns: int
     parts: list[Part] = field(default_factory=list)
+    url: str | None = None
 
 
 def choose_folder() -> Path:
@@ -92,7 +96,7 @@ class Memory:
         try:
             entry = self._entries[key]
             parts = [Part(int(p["start"]), int(p["end"]), p["url"]) for p in entry["parts"]]
-            return Entry(int(entry["size"]), int(entry["mtime_ns"]), parts)
+            return Entry(int(entry["size"]), int(entry["mtime_ns"]), parts, entry["url"])
         except (KeyError, TypeError, ValueError):
             return None
 

@@ -138,9 +138,11 @@ class Transfer:
             self._bar = bar
             if len(entry.parts) == 1:
                 await self._send_part(entry, entry.parts[0], self._path.name)
-                url = entry.parts[0].url or ""
-            else:
-                url = await self._send_parts(entry)
+                entry.url = entry.parts[0].url
+            elif entry.url is None:
+                entry.url = await self._send_parts(entry)
+                self._memory.keep(self._key, entry)  # or it would be put together twice
+            url = entry.url or ""
             await self._check(entry, url)
         self._memory.forget(self._key)
         return find_id(url)

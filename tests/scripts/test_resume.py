@@ -153,6 +153,22 @@ def test_parts_begun_as_four_stay_four(
     assert len(posts) == 5
 
 
+def test_a_run_killed_after_its_parts_were_put_together_makes_no_second_file(
+    file: Path, tmp_path: Path
+) -> None:
+    memory = tmp_path / "memory.json"
+    flags = ("--parallel", "2", "--state", str(memory), str(file))
+    with TusPeer(first={"HEAD": [503] * 99}) as peer:  # only what comes after that asks by HEAD
+        with running(*flags, "--port", peer.port) as process:
+            peer.wait_for("HEAD")
+            process.kill()
+        peer.first.clear()
+        result = run(*flags, "--port", peer.port)
+    assert (result.returncode, result.stdout) == (0, f"{ID}\n")
+    assert peer.methods.count("POST") == 3
+    assert not memory.exists()
+
+
 def test_a_file_changed_in_between_is_sent_anew(
     service: ServiceProcess, wire: CuttingProxy, file: Path
 ) -> None:

@@ -25,6 +25,7 @@ class TusPeer:
         self.methods: list[str] = []
         self.times: list[float] = []
         self.content = b""
+        self._asked = threading.Condition()
         peer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -51,10 +52,17 @@ class TusPeer:
         self._thread.join()
         self._server.server_close()
 
+    def wait_for(self, method: str) -> None:
+        """Wait until something was asked by this method."""
+        with self._asked:
+            assert self._asked.wait_for(lambda: method in self.methods, 30), self.methods
+
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """Answer one request, and keep its body where it is a success."""
-        self.methods.append(request.command)
-        self.times.append(time.monotonic())
+        with self._asked:
+            self.methods.append(request.command)
+            self.times.append(time.monotonic())
+            self._asked.notify_all()
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         if first := self.first.get(request.command):
             headers = {} if self.retry_after is None else {"Retry-After": self.retry_after}
@@ -66,9 +74,10 @@ class TusPeer:
         elif request.path.startswith("/files/"):
             self._send(request, 200, {} if self.digest is None else {"Repr-Digest": self.digest})
         else:
+            before = int(request.headers.get("Upload-Offset") or len(self.content))
             self.content += body
             status = 204 if request.command == "PATCH" else 200
-            self._send(request, status, {"Upload-Offset": str(len(self.content))})
+            self._send(request, status, {"Upload-Offset": str(before + len(body))})
 
     @staticmethod
     def _send(request: BaseHTTPRequestHandler, status: int, headers: dict[str, str]) -> None:

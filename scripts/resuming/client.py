@@ -78,6 +78,8 @@ class Client:
             answer = await self._ask("POST", self.url, {"Upload-Length": str(size)} | manner, 201)
         except Gone as error:
             raise Failed(f"there are no resumable uploads at {self.url}: {error}") from error
+        if "Tus-Resumable" not in answer.headers:
+            raise Failed(f"{self.url} does not speak tus")
         return self._locate(answer)
 
     async def concatenate(self, urls: Sequence[str], name: str) -> str:

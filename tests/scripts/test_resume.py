@@ -314,13 +314,14 @@ def test_a_server_that_is_away_is_one_failure_after_its_attempts(file: Path) -> 
     assert result.stderr.endswith("failed: Connection refused\n")
 
 
-@pytest.mark.parametrize("url", ["nothing/", "readyz"])
+@pytest.mark.parametrize("url", ["nothing/", "readyz", "files/"])
 def test_an_address_without_resumable_uploads_is_one_failure(
-    service: ServiceProcess, file: Path, url: str
+    service: ServiceProcess, file: Path, url: str, state: Path
 ) -> None:
     result = run("--resume", "--url", url, str(file), *at(service.url))
     assert (result.returncode, result.stdout) == (1, "")
     assert len(result.stderr.splitlines()) == 1
+    assert remembered(state) == []
 
 
 def test_a_pipe_cannot_be_gone_on_with(state: Path) -> None:

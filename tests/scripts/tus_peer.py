@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 ID = "ff6b51b5-4030-48ed-aa5a-1b8aba37d1c4"
+TUS = {"Tus-Resumable": "1.0.0"}
 
 
 class TusPeer:
@@ -68,7 +69,7 @@ class TusPeer:
             headers = {} if self.retry_after is None else {"Retry-After": self.retry_after}
             self._send(request, first.pop(0), headers)
         elif request.command == "POST":
-            self._send(request, 201, {"Location": f"/uploads/{ID}"})
+            self._send(request, 201, {"Location": f"/uploads/{ID}", **TUS})
         elif request.command == "DELETE":
             self._send(request, 204, {})
         elif request.path.startswith("/files/"):

@@ -19,6 +19,7 @@ from file_service.web.origins import is_preflight, render_preflight
 from file_service.web.proxies import find_client
 from file_service.web.render import SERVER, render_http_problem, render_problem
 from file_service.web.resumption import TUS_VERSION, is_tus
+from file_service.web.sendfile import reset
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("file_service.access")
@@ -156,6 +157,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         _check_host(request)
         return render_preflight() if is_preflight(request) else await handler(request)
     except errors.FileServiceError as error:
+        _check_unanswered(request, error)
         return _render_error(request, error)
     except web.HTTPException as error:
         return _render_router_error(request, error)
@@ -164,7 +166,16 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception as error:  # noqa: BLE001  # whatever it is, the client gets a problem
         unexpected = errors.FileServiceError("An unexpected error; the log has it.")
         unexpected.__cause__ = error
+        _check_unanswered(request, unexpected)
         return _render_error(request, unexpected)
+
+
+def _check_unanswered(request: web.Request, error: errors.FileServiceError) -> None:
+    """Break the connection off where an answer has begun: a second would pass for the next one."""
+    if request.writer.output_size > 0:
+        _log_trouble(request, error)
+        reset(request)
+        raise ConnectionResetError("an answer broke off after its head")
 
 
 def _render_error(request: web.Request, error: errors.FileServiceError) -> web.Response:

@@ -36,7 +36,7 @@ async def send_body(
     blob = await request.app[FILES].open(file)
     with blob or nullcontext():
         await response.prepare(request)
-        if request.method == "HEAD":
+        if request.method == "HEAD" or not response.content_length:
             return response  # from the same bytes as for a GET, or the same error
         try:
             for segment in segments:

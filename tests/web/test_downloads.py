@@ -1,6 +1,7 @@
 import hashlib
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,35 @@ async def test_a_blob_that_shrinks_during_a_download_resets_the_connection(
 
 async def _pretend_size(leftovers: Leftovers, file_id: str, size: int) -> None:
     await leftovers.execute(f"UPDATE file SET size = {size} WHERE id = '{file_id}'")
+
+
+async def test_after_an_empty_file_the_connection_is_in_step(client: Client) -> None:
+    paths = []
+    for body in (b"", b"abc"):
+        async with client.post("/files/", data=body) as response:
+            paths.append(response.headers["Location"])
+    wire = await Wire.to(client)
+    for path, body in ((paths[0], b""), (paths[1], b"abc"), (paths[0], b""), (paths[1], b"abc")):
+        await wire.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        answer = await wire.receive()
+        assert (answer.status, answer.body) == (200, body)
+    await wire.close()
+
+
+async def test_an_error_behind_the_head_is_no_second_answer(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client.post("/files/", data=b"abc") as response:
+        path = response.headers["Location"]
+
+    async def fail(*_args: object) -> None:
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr("file_service.web.sendfile._send_segment", fail)
+    wire = await Wire.to(client)
+    await wire.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 2)
+    with suppress(ConnectionResetError):
+        received = await wire.reader.read(100_000)
+        assert received.count(b"HTTP/1.1 ") <= 1
+        assert await wire.is_closed()
+    await wire.close()

@@ -1,5 +1,8 @@
 """tuspy: whole and in chunks, with and without checksums, over a wire that breaks."""
 
+import gc
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,16 @@ from tests.processes import ServiceProcess
 
 service = service_for_module
 
-# It leaves files open to the garbage collector.
+# It leaves files open to the garbage collector, which is to find them here and not in other tests.
 careless = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def _tidy() -> Iterator[None]:
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def client_of(url: str) -> Any:

@@ -27,7 +27,7 @@ function describe(request, response) {
     url: request.getURL(),
     sent: Object.fromEntries(
       ['X-Request-ID', 'X-HTTP-Method-Override', 'Upload-Concat', 'Upload-Defer-Length',
-        'Upload-Length', 'Upload-Complete', 'Upload-Draft-Interop-Version', 'Tus-Resumable']
+        'Upload-Length', 'Upload-Offset', 'Upload-Complete', 'Upload-Draft-Interop-Version', 'Tus-Resumable']
         .map((name) => [name, request.getHeader(name)]).filter(([, value]) => value != null)),
     status: response?.getStatus() ?? 0,
     offset: Number(response?.getHeader('Upload-Offset') ?? -1),

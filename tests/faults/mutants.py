@@ -158,9 +158,8 @@ MUTANTS = [
     Mutant(
         "a delete's blob goes before its row",
         FILES,
-        "        await self._catalogue.remove_file(file_id)\n        try:\n",
-        "        await self._store.delete(file_id)\n"
-        "        await self._catalogue.remove_file(file_id)\n        try:\n",
+        "_delete(self, file_id: str) -> None:\n",
+        "_delete(self, file_id: str) -> None:\n        await self._store.delete(file_id)\n",
         "kill_delete_at_row",
         is_fast=True,
     ),

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -57,10 +58,18 @@ async def ask(listener: Listener, method: str, url: str, **headers: str) -> Answ
 
 async def wait_for_bytes(leftovers: Leftovers, size: int = SENT) -> None:
     """Wait until what was sent is in the stage."""
-    folder = leftovers.settings.dir / "staging"
     async with asyncio.timeout(10):
-        while sum(path.stat().st_size for path in folder.iterdir()) < size:
+        while measure_stages(leftovers.settings.dir / "staging") < size:
             await asyncio.sleep(0.01)
+
+
+def measure_stages(folder: Path) -> int:
+    """Return the bytes of all stages; one that is renamed or unlinked meanwhile has none."""
+    total = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def reset(wire: Wire) -> None:

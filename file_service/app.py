@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from file_service.blobs import disk
+from file_service.blobs import folder as folders
 from file_service.blobs.local import LocalStore
 from file_service.catalogue import schema
 from file_service.catalogue.database import Database
@@ -63,9 +63,9 @@ async def prepare(settings: Settings, *, is_serving: bool) -> str:
             identity = await _claim_folder(settings.dir, catalogue)
         if identity is None:
             raise StartupError("the catalogue is new: no folder belongs to it yet")
-        await disk.check_identity(settings.dir, identity)
+        await folders.check_identity(settings.dir, identity)
         if is_serving:
-            disk.prepare(settings.dir)
+            folders.prepare(settings.dir)
     except CatalogueUnavailable as error:
         raise StartupError(f"--database-url: {error}") from error
     except (Unavailable, OSError) as error:
@@ -87,10 +87,10 @@ async def _claim_folder(folder: Path, catalogue: Catalogue) -> str:
 
     A folder of unknown files belongs to another catalogue: they would be swept as orphans.
     """
-    blobs = disk.find_blobs(folder, SAMPLE)
+    blobs = folders.find_blobs(folder, SAMPLE)
     if blobs and not await catalogue.find_known([key for key in blobs if is_id(key)]):
         raise StartupError(f"--dir {folder}: its files are those of another catalogue")
-    return await catalogue.claim_store(disk.prepare(folder))
+    return await catalogue.claim_store(folders.prepare(folder))
 
 
 @asynccontextmanager

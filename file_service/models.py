@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 
-Chunks = AsyncIterable[bytes]
+Chunk = bytes | memoryview
+"""Bytes on their way through the house, to be used before the next ones are asked for."""
+
+Chunks = AsyncIterable[Chunk]
 """The joint of every data path: a request's body, a form part, a blob."""
 
 TUS, IETF = "tus", "ietf"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -18,17 +19,17 @@ async def to_its_end(work: Awaitable[Result]) -> Result:
     """
     task = asyncio.ensure_future(work)
     _under_way.add(task)
-    is_cancelled = False
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if task.cancelled():
+            raise
     while not task.done():
-        try:
+        with suppress(asyncio.CancelledError):
             await asyncio.wait([task])
-        except asyncio.CancelledError:
-            is_cancelled = True
-    if is_cancelled:
-        if not task.cancelled():
-            task.exception()  # looked at, or asyncio complains that nobody did
-        raise asyncio.CancelledError
-    return task.result()
+    if not task.cancelled():
+        task.exception()  # looked at, or asyncio complains that nobody did
+    raise asyncio.CancelledError
 
 
 async def wait_for_all(seconds: float) -> None:

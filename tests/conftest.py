@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.test_utils import BaseTestServer, TestClient, get_port_socket
 
 from file_service.app import build_app
-from file_service.blobs import disk
+from file_service.blobs import folder as folders
 from file_service.blobs.local import LocalStore
 from file_service.catalogue.database import Database
 from file_service.catalogue.engine import connect
@@ -145,7 +145,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def store(folder: Path) -> AsyncIterator[LocalStore]:
-    local = LocalStore(folder, chunk=64 * 1024, identity=disk.prepare(folder))
+    local = LocalStore(folder, chunk=64 * 1024, identity=folders.prepare(folder))
     yield local
     await local.close()
 
@@ -156,7 +156,7 @@ class ServiceServer(BaseTestServer):
     def __init__(self, settings: Settings) -> None:
         super().__init__(socket_factory=self._listen)
         self._settings = settings
-        self.app = build_app(settings, disk.prepare(settings.dir))
+        self.app = build_app(settings, folders.prepare(settings.dir))
 
     def _listen(self, host: str, port: int, family: socket.AddressFamily) -> socket.socket:
         sock = get_port_socket(host, port, family)
@@ -197,7 +197,7 @@ class Leftovers:
         return sorted(
             str(path.relative_to(folder))
             for path in folder.rglob("*")
-            if path.is_file() and path.name != disk.SENTINEL
+            if path.is_file() and path.name != folders.SENTINEL
         )
 
     async def rows(self) -> int:

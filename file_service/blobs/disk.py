@@ -1,41 +1,36 @@
 """What the local store asks of the file system: several system calls as one hop off the loop."""
 
+import asyncio
 import errno
 import fcntl
 import os
 import stat
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar, cast
-from uuid import uuid4
 
 import aiofiles.os
 
-from file_service.errors import StoreUnavailable
-from file_service.models import BlobInfo
+from file_service.blobs.store import See, Stamp
+from file_service.models import BlobInfo, Chunk
 from file_service.tasks import to_its_end
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-SENTINEL = "STORE"
-LAYOUT = "file-service store, layout 1"
-
-# Room that uploads leave to deletions, which a catalogue on the same disk must be able to commit.
-LARGEST_RESERVE = 64 * 1024 * 1024
-RESERVED_SHARE = 20
-
-# A stage takes one, and the probe beside it another.
-FEWEST_INODES = 2
-
 # A hidden file in the staging folder is older than this only where a crash left it.
 HIDDEN_SECONDS = 5
 
 
-def _in_thread(
+# Threads that put small blobs. They hold Python's lock for most of a blob's time, and more of them
+# only wait for each other; but that many can share one write of the file system's journal.
+_putters = ThreadPoolExecutor(8, "put")
+
+
+def in_thread(
     function: Callable[Parameters, Result],
 ) -> Callable[Parameters, Awaitable[Result]]:
     """Run `function` off the event loop, and never abandon it half-way."""
@@ -48,97 +43,7 @@ def _in_thread(
     return call
 
 
-def prepare(folder: Path) -> str:
-    """Return the identity of the store in `folder`, made where there is none; blocking.
-
-    Its folders are there and durable before its identity is, so that no upload makes one.
-    """
-    for name in ("blobs", "staging", *(f"blobs/{number:02x}" for number in range(256))):
-        (folder / name).mkdir(mode=0o750, exist_ok=True)
-    for each in (folder / "blobs", folder, folder.parent):
-        _fsync_folder(each)
-    if not (folder / SENTINEL).exists():
-        _write_identity(folder)
-    return read_identity(folder)
-
-
-def _write_identity(folder: Path) -> None:
-    draft = folder / f".{SENTINEL}.{uuid4()}"
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640), "w") as file:
-        file.write(f"{LAYOUT}\n{uuid4()}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(draft, folder / SENTINEL)  # of several that start at once, one wins
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
-    _fsync_folder(folder)
-
-
-def read_identity(folder: Path) -> str:
-    """Return the identity of the store in `folder`; FileNotFoundError where it has none."""
-    layout, _, identity = (folder / SENTINEL).read_text(errors="replace").strip().partition("\n")
-    if layout != LAYOUT:
-        raise StoreUnavailable("The store's layout is not one that this release knows.")
-    return identity
-
-
-def find_blobs(folder: Path, most: int) -> list[str]:
-    """Return the keys of some blobs, at most `most`, of a folder that may be no store; blocking."""
-    return [path.name for path in islice((folder / "blobs").glob("*/*"), most)]
-
-
-@_in_thread
-def admit(folder: Path, identity: str) -> int:
-    """Return how many bytes uploads may still write; StoreUnavailable in the wrong folder."""
-    _check_identity(folder, identity)
-    return _measure_room(folder)
-
-
-@_in_thread
-def check_identity(folder: Path, identity: str) -> None:
-    """Raise StoreUnavailable unless the store in `folder` is the one that belongs here."""
-    _check_identity(folder, identity)
-
-
-def _check_identity(folder: Path, identity: str) -> None:
-    try:
-        found = read_identity(folder)
-    except FileNotFoundError:
-        raise StoreUnavailable("The blob store is not there: is its volume mounted?") from None
-    if found != identity:
-        raise StoreUnavailable("The folder holds another blob store than the catalogue's.")
-
-
-@_in_thread
-def measure_room(folder: Path) -> int:
-    """Return how many bytes uploads may still write; 0 where there are no inodes left."""
-    return _measure_room(folder)
-
-
-def _measure_room(folder: Path) -> int:
-    found = os.statvfs(folder)
-    if found.f_files and found.f_favail < FEWEST_INODES:
-        return 0
-    reserve = min(LARGEST_RESERVE, found.f_blocks * found.f_frsize // RESERVED_SHARE)
-    return max(0, found.f_bavail * found.f_frsize - reserve)
-
-
-@_in_thread
-def probe(staging: Path) -> None:
-    """Write a byte, sync it, and take it away again."""
-    path = staging / f".probe-{os.getpid()}"
-    try:
-        with path.open("wb", buffering=0) as file:
-            file.write(b"x")
-            os.fsync(file.fileno())
-    finally:
-        path.unlink(missing_ok=True)
-
-
-@_in_thread
+@in_thread
 def create_stage(path: Path) -> BinaryIO:
     """Make a stage of our own, locked from its first moment; FileExistsError where there is one."""
     return _create_stage(path)
@@ -160,7 +65,7 @@ def _create_stage(path: Path) -> BinaryIO:
     return file
 
 
-@_in_thread
+@in_thread
 def tidy(staging: Path) -> None:
     """Remove hidden files that a crash left: each lives for a moment only."""
     before = time.time() - HIDDEN_SECONDS
@@ -170,7 +75,7 @@ def tidy(staging: Path) -> None:
                 Path(entry).unlink(missing_ok=True)
 
 
-@_in_thread
+@in_thread
 def lock_stage(path: Path) -> BinaryIO | None:
     """Lock a stage that is there and that no process holds, on this machine or another."""
     try:
@@ -199,7 +104,7 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
         return False
 
 
-@_in_thread
+@in_thread
 def hold_stage(path: Path) -> BinaryIO | None:
     """Lock a stage, made where there is none; None where another holds it."""
     try:
@@ -215,7 +120,7 @@ def hold_stage(path: Path) -> BinaryIO | None:
     return None
 
 
-@_in_thread
+@in_thread
 def truncate(file: BinaryIO, size: int) -> int:
     """Cut a stage to at most `size` bytes; return how many it had."""
     found = os.fstat(file.fileno()).st_size
@@ -224,7 +129,29 @@ def truncate(file: BinaryIO, size: int) -> int:
     return found
 
 
-@_in_thread
+@in_thread
+def write(file: BinaryIO, chunk: Chunk, offset: int, see: See | None) -> None:
+    """Have `chunk` seen, and write all of it at `offset`."""
+    if see is not None:
+        see(chunk)
+    _write(file, chunk, offset)
+
+
+def _write(file: BinaryIO, chunk: Chunk, offset: int) -> None:
+    rest = memoryview(chunk)
+    while rest:
+        written = os.pwrite(file.fileno(), rest, offset)
+        rest = rest[written:]
+        offset += written
+
+
+@in_thread
+def sync(file: BinaryIO) -> None:
+    """Make a file's bytes, and its size, durable."""
+    os.fsync(file.fileno())
+
+
+@in_thread
 def copy(source: Path, target: BinaryIO, offset: int) -> int:
     """Append a file's bytes to `target` at `offset` within the kernel; return the offset behind.
 
@@ -242,63 +169,96 @@ def copy(source: Path, target: BinaryIO, offset: int) -> int:
     return offset + start
 
 
-@_in_thread
+@in_thread
 def link(stage: Path, blob: Path) -> None:
     """Give the staged bytes their final name, durably; again is harmless.
 
     FileExistsError where other bytes have it.
     """
+    _link(stage, blob)
+
+
+def _link(stage: Path, blob: Path) -> None:
     try:
         os.link(stage, blob)
     except FileExistsError:
         if not os.path.samestat(stage.stat(), blob.stat(follow_symlinks=False)):
             raise
-    _fsync_folder(blob.parent)
+    fsync_folder(blob.parent)
 
 
-@_in_thread
-def unlink(path: Path) -> bool:
-    """Take a name away; return whether it was there."""
+async def put(stage: Path, blob: Path, content: bytes, check: Callable[[], None]) -> BinaryIO:
+    """Stage and link a small file, durably, after a `check`; return the stage, held."""
+    loop = asyncio.get_running_loop()
+    return await to_its_end(loop.run_in_executor(_putters, _put, stage, blob, content, check))
+
+
+def _put(stage: Path, blob: Path, content: bytes, check: Callable[[], None]) -> BinaryIO:
+    check()
+    file = _create_stage(stage)
     try:
-        path.unlink()
+        _write(file, content, 0)
+        os.fsync(file.fileno())
+        _link(stage, blob)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+@in_thread
+def discard(stage: Path, file: BinaryIO | None) -> bool:
+    """Take a stage away, then close it: bytes nobody wants are not flushed on closing.
+
+    Return whether it was there.
+    """
+    try:
+        stage.unlink()
     except FileNotFoundError:
         return False
+    finally:
+        if file is not None:
+            file.close()
     return True
 
 
-@_in_thread
+@in_thread
 def unlink_durably(path: Path) -> None:
     """Take a name away for good; absent is success."""
     path.unlink(missing_ok=True)
     if path.parent.is_dir():
         # Also where it was absent: whoever took it away may have died before this.
-        _fsync_folder(path.parent)
+        fsync_folder(path.parent)
 
 
-@_in_thread
+@in_thread
 def set_aside(path: Path, place: Path) -> None:
     """Move a file to a folder that is made where it is missing, durably."""
     place.parent.mkdir(mode=0o750, exist_ok=True)
     path.rename(place)
-    _fsync_folder(place.parent)
-    _fsync_folder(path.parent)
+    fsync_folder(place.parent)
+    fsync_folder(path.parent)
 
 
-@_in_thread
+@in_thread
 def exists(path: Path) -> bool:
     """Whether there is anything at `path`."""
     return os.path.lexists(path)
 
 
-@_in_thread
+@in_thread
 def close(file: BinaryIO) -> None:
     """Close a file, which may take as long as the disk likes."""
     file.close()
 
 
-@_in_thread
+@in_thread
 def open_blob(path: Path) -> BinaryIO:
     """Open a regular file for reading, and nothing else that may lie at `path`."""
+    return _open_regular(path)
+
+
+def _open_regular(path: Path) -> BinaryIO:
     # O_NONBLOCK: a fifo planted in the store must not hang the thread.
     file = _open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -307,14 +267,36 @@ def open_blob(path: Path) -> BinaryIO:
     return file
 
 
-@_in_thread
+@in_thread
+def load(path: Path) -> tuple[bytes, Stamp]:
+    """Return the whole of a small regular file, and what tells it from any later one."""
+    with _open_regular(path) as file:
+        found = os.fstat(file.fileno())
+        content = os.pread(file.fileno(), found.st_size + 1, 0)
+    return content, make_stamp(found)
+
+
+def look(path: str) -> Stamp | None:
+    """Return the stamp of the file that is at `path` now, None where there is none."""
+    try:
+        return make_stamp(os.stat(path, follow_symlinks=False))  # noqa: PTH116  # a third of the time
+    except OSError:
+        return None
+
+
+def make_stamp(found: os.stat_result) -> Stamp:
+    """Return what tells a file from every other, and from itself once it has changed."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns
+
+
+@in_thread
 def list_folders(folder: Path) -> list[Path]:
     """Return the folders in `folder`, in order."""
     with os.scandir(folder) as entries:
         return sorted(Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False))
 
 
-@_in_thread
+@in_thread
 def list_files(folder: Path) -> list[BlobInfo]:
     """Return everything in `folder` that is not hidden, in order of names."""
     found = []
@@ -343,7 +325,8 @@ def _open(path: Path, flags: int) -> BinaryIO:
         raise
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable; blocking."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,8 @@ from aiofile import AIOFile
 from caio.thread_aio_asyncio import AsyncioContext
 
 from file_service.blobs import disk
+from file_service.blobs import folder as folders
+from file_service.blobs.store import See, Stamp
 from file_service.errors import BlobMissing, NoRoom, StoreUnavailable
 from file_service.metrics import Counter
 from file_service.models import BlobInfo, Chunks
@@ -25,7 +28,7 @@ MOST_FAILURES = 3
 FAILURE_SECONDS = 60.0
 
 # A long upload is synced on its way, so that its end does not have to wait for all of it.
-SYNC_SIZE = 256 * 1024 * 1024
+SYNC_SIZE = 64 * 1024 * 1024
 
 # How old what is known of the free room may be.
 ROOM_SECONDS = 1.0
@@ -54,6 +57,8 @@ class LocalStore:
         self._quarantine = folder / "quarantine"
         self._chunk = chunk
         self._identity = identity
+        self._check = partial(folders.check, folder, identity)
+        self._is_local = folders.is_local(folder)
         self._held: dict[str, BinaryIO] = {}
         self._failures: deque[float] = deque(maxlen=MOST_FAILURES)
         self._room = 0
@@ -70,30 +75,34 @@ class LocalStore:
 
     # ── writing ──
 
-    async def admit(self, length: int | None) -> None:
+    async def admit(self, length: int | None, *, is_put: bool = False) -> None:
         """Raise NoRoom or StoreUnavailable where an upload of `length` bytes cannot succeed."""
         self._check_failures()
         # At every upload: into a folder that was exchanged a moment ago, no byte may go.
-        await self._look_around()
+        if not is_put or self._is_room_old():
+            await self._look_around()
         self._check_room(length or 0)
 
-    async def append(self, key: str, offset: int, chunks: Chunks) -> int:
+    async def append(self, key: str, offset: int, chunks: Chunks, *, see: See | None = None) -> int:
         """Write `chunks` at `offset` of the stage, fsync it, return its length."""
         with self._translated():
             if key not in self._held:
                 self._held[key] = await disk.create_stage(self._staging / key)
-            file = self._as_aio(self._held[key])
-        synced = offset
-        async for chunk in chunks:
+        file = self._held[key]
+        syncs = _Syncs(file)
+        try:
+            async for chunk in chunks:
+                with self._translated():
+                    await self._take_room(len(chunk))
+                    await disk.write(file, chunk, offset, see)
+                    offset += len(chunk)
+                    await syncs.follow(len(chunk))
+        finally:
             with self._translated():
-                await self._take_room(len(chunk))
-                offset += await to_its_end(file.write_bytes(chunk, offset))
-                if offset - synced >= SYNC_SIZE:
-                    await to_its_end(file.fdsync())
-                    synced = offset
+                await syncs.end()
         with self._translated():
             # An error here is final: a second fsync would succeed without the data being there.
-            await to_its_end(file.fsync())
+            await disk.sync(file)
         return offset
 
     async def hold(self, key: str) -> bool:
@@ -118,7 +127,7 @@ class LocalStore:
         with self._translated():
             for part in parts:
                 length = await disk.copy(self._staging / part, self._held[key], length)
-            await to_its_end(self._as_aio(self._held[key]).fsync())
+            await disk.sync(self._held[key])
         return length
 
     async def commit(self, key: str) -> None:
@@ -126,12 +135,17 @@ class LocalStore:
         with self._translated():
             await disk.link(self._staging / key, self._path(key))
 
-    async def discard(self, key: str) -> bool:
-        """Unlink the stage, then let it go: bytes nobody wants are not flushed on closing."""
+    async def put(self, key: str, content: bytes) -> None:
+        """Stage a small blob and commit it, all in one hop."""
+        stage, blob = self._staging / key, self._path(key)
         with self._translated():
-            was_there = await disk.unlink(self._staging / key)
-        await self.release(key)
-        return was_there
+            await self._take_room(len(content))
+            self._held[key] = await disk.put(stage, blob, content, self._check)
+
+    async def discard(self, key: str) -> bool:
+        """Unlink the stage and let it go."""
+        with self._translated():
+            return await disk.discard(self._staging / key, self._held.pop(key, None))
 
     async def release(self, key: str) -> None:
         """Let the stage go and leave it where it is."""
@@ -187,6 +201,18 @@ class LocalStore:
             raise BlobMissing(f"The blob of {key} has {found} bytes, not {size}.")
         return blob
 
+    async def load(self, key: str, size: int) -> tuple[bytes, Stamp | None]:
+        """Return all of a small blob, and its stamp; BlobMissing where it has another size."""
+        with _unreadable(key):
+            content, stamp = await disk.load(self._path(key))
+        if len(content) != size:
+            raise BlobMissing(f"The blob of {key} has {len(content)} bytes, not {size}.")
+        return content, stamp if self._is_local else None
+
+    def stamp(self, key: str) -> Stamp | None:
+        """Return the blob's stamp; its inode was read a moment ago, so the disk is not asked."""
+        return disk.look(f"{self._blobs}/{key[:2]}/{key}")  # a Path takes longer than the look
+
     async def get_size(self, key: str) -> int:
         """Return how many bytes the blob has; BlobMissing where it is not a blob at all."""
         with await self._open(key, self._path(key)) as blob:
@@ -201,7 +227,7 @@ class LocalStore:
     async def delete(self, key: str) -> None:
         """Unlink the blob, durably; absent is success, unless this is not our folder."""
         with self._translated():
-            await disk.check_identity(self._folder, self._identity)
+            await folders.check_identity(self._folder, self._identity)
             await disk.unlink_durably(self._path(key))
 
     async def quarantine(self, key: str, why: str) -> None:
@@ -248,7 +274,7 @@ class LocalStore:
         self._check_room(0)
         with self._translated():
             if time.monotonic() - self._probed_at > PROBE_SECONDS:  # it costs the disk a sync
-                await disk.probe(self._staging)
+                await folders.probe(self._staging)
                 self._probed_at = time.monotonic()
 
     def _path(self, key: str) -> Path:
@@ -275,11 +301,11 @@ class LocalStore:
 
     async def _look_around(self) -> None:
         with self._translated():
-            self._room = await disk.admit(self._folder, self._identity)
+            self._room = await folders.admit(self._folder, self._identity)
         self._room_known_at = time.monotonic()
 
     async def _learn_room(self) -> None:
-        self._room = await disk.measure_room(self._folder)
+        self._room = await folders.measure_room(self._folder)
         self._room_known_at = time.monotonic()
 
     def _check_room(self, size: int) -> None:
@@ -301,6 +327,29 @@ class LocalStore:
                 self._failures.append(time.monotonic())
                 FAILURES.add()
             raise StoreUnavailable(f"The blob store failed: {os.strerror(number)}.") from error
+
+
+class _Syncs:
+    """Syncs a file in the background while it grows; one sync at a time, so that it keeps up."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._written = 0
+        self._sync: asyncio.Task[None] | None = None
+
+    async def follow(self, size: int) -> None:
+        """Note `size` more bytes; raises what the sync before has met."""
+        self._written += size
+        if self._written >= SYNC_SIZE:
+            await self.end()
+            self._written = 0
+            self._sync = asyncio.ensure_future(disk.sync(self._file))
+
+    async def end(self) -> None:
+        """Wait for the sync under way."""
+        if self._sync is not None:
+            sync, self._sync = self._sync, None
+            await to_its_end(sync)
 
 
 @contextmanager

@@ -1,9 +1,16 @@
 """BlobStore: the contract that every store of bytes keeps."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import BinaryIO, Protocol
 
-from file_service.models import BlobInfo, Chunks
+from file_service.models import BlobInfo, Chunk, Chunks
+
+See = Callable[[Chunk], None]
+"""Looks at a chunk while it is written: hashes it."""
+
+
+Stamp = tuple[int, ...]
+"""Stays the same as long as nobody, in whatever process, has changed a blob or taken it away."""
 
 
 class BlobStore(Protocol):
@@ -14,13 +21,17 @@ class BlobStore(Protocol):
 
     # ── writing: staged bytes are invisible until committed ──
 
-    async def admit(self, length: int | None) -> None:
-        """Raise NoRoom or StoreUnavailable where an upload of `length` bytes cannot succeed."""
+    async def admit(self, length: int | None, *, is_put: bool = False) -> None:
+        """Raise NoRoom or StoreUnavailable where an upload of `length` bytes cannot succeed.
 
-    async def append(self, key: str, offset: int, chunks: Chunks) -> int:
+        By what was known a moment ago, where it `is_put`: that looks for itself.
+        """
+
+    async def append(self, key: str, offset: int, chunks: Chunks, *, see: See | None = None) -> int:
         """Write `chunks` to the stage of `key` at `offset`; return its durable length in bytes.
 
-        The stage is made where there is none, and held by this process until it is discarded or
+        `see` is called with each of them, off the event loop, before the next is asked for. The
+        stage is made where there is none, and held by this process until it is discarded or
         released. An error leaves it as it is, and final for those chunks.
         """
 
@@ -41,6 +52,9 @@ class BlobStore(Protocol):
 
         Again is harmless.
         """
+
+    async def put(self, key: str, content: bytes) -> None:
+        """Make `content` the blob of `key`: as `append` and `commit` do, with the same promises."""
 
     async def discard(self, key: str) -> bool:
         """Forget the stage and let it go; return whether it was still there."""
@@ -66,6 +80,15 @@ class BlobStore(Protocol):
 
         BlobMissing where it has another size.
         """
+
+    async def load(self, key: str, size: int) -> tuple[bytes, Stamp | None]:
+        """Return all of a small blob, and its stamp; BlobMissing where it has another size.
+
+        The stamp is None where the store cannot tell at once whether a blob has changed.
+        """
+
+    def stamp(self, key: str) -> Stamp | None:
+        """Return the blob's stamp as it is now, without waiting; None where it is gone."""
 
     async def get_size(self, key: str) -> int:
         """Return how many bytes the blob has; BlobMissing where there is none."""

@@ -1,25 +1,22 @@
 """Catalogue: every SQL statement about files."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from file_service.catalogue.additions import Additions
 from file_service.catalogue.database import Database
-from file_service.catalogue.tables import file, removal, store, upload
-from file_service.errors import FileNotFound, NoRoom, OutcomeUnknown
+from file_service.catalogue.tables import FILE_COLUMNS, file, removal, store, to_row, upload
+from file_service.errors import FileNotFound
 from file_service.models import File
 
 READY, ABORTED = "ready", "aborted"
 
 FIRST_ID = "00000000-0000-0000-0000-000000000000"  # before every id, in text and as a UUID
 
-_COLUMNS = tuple(field.name for field in fields(File))
-_FILES = sa.select(*(file.c[name] for name in _COLUMNS)).where(file.c.state == READY)
+_FILES = sa.select(*(file.c[name] for name in FILE_COLUMNS)).where(file.c.state == READY)
 _GET_FILE = _FILES.where(file.c.id == sa.bindparam("id"))
 _WALK_FILES = (
     _FILES.where(file.c.id > sa.bindparam("after")).order_by(file.c.id).limit(sa.bindparam("most"))
@@ -53,6 +50,7 @@ class Catalogue:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._additions = Additions(database)
 
     async def admit(self) -> None:
         """Raise CatalogueUnavailable where an upload would find no database at its end."""
@@ -64,20 +62,7 @@ class Catalogue:
 
     async def add_files(self, files: Sequence[File]) -> None:
         """Make `files` exist, all of them or none; OutcomeUnknown where COMMIT gave no answer."""
-        is_sent = is_done = False
-        try:
-            async with self._database.answering(), self._database.connecting() as connection:
-                await insert_files(connection, files)
-                is_sent = True
-                await connection.commit()
-                is_done = True
-        except (Exception, asyncio.CancelledError) as error:
-            if is_done:
-                return  # the connection could not be given back in time, that is all
-            if is_sent and not isinstance(error, NoRoom):
-                ids = [each.id for each in files]
-                raise OutcomeUnknown(ids, "The catalogue did not confirm.") from error
-            raise  # NoRoom: a database that finds no room rolls back, and says so
+        await self._additions.add(files)
 
     async def get_file(self, file_id: str) -> File:
         """Return the file of this id; FileNotFound where there is none."""
@@ -182,16 +167,10 @@ class Catalogue:
 
 async def insert_files(connection: AsyncConnection, files: Sequence[File]) -> None:
     """Insert the rows of `files` by the transaction of `connection`."""
-    await connection.execute(sa.insert(file), [_to_row(each) for each in files])
+    await connection.execute(sa.insert(file), [to_row(each) for each in files])
 
 
 async def note_removal(connection: AsyncConnection, key: str) -> None:
     """Note the bytes of `key` for removal by the transaction of `connection`."""
     note = {"id": key, "noted_at": datetime.now(UTC)}
     await connection.execute(sa.insert(removal), note)
-
-
-def _to_row(value: File) -> dict[str, Any]:
-    row = {name: getattr(value, name) for name in _COLUMNS}
-    row["metadata"] = dict(value.metadata)
-    return row

@@ -1,10 +1,13 @@
 """The tables of the catalogue; migrations are tested against them."""
 
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
+
+from file_service.models import File
 
 schema = sa.MetaData(
     naming_convention={
@@ -99,3 +102,12 @@ upload = sa.Table(
     # What somebody else wants of the holder; see core.holds.Wish.
     sa.Column("wish", sa.SmallInteger, nullable=False),
 )
+
+FILE_COLUMNS = tuple(field.name for field in fields(File))
+
+
+def to_row(value: File) -> dict[str, Any]:
+    """Return a file as a row of its table."""
+    row = {name: getattr(value, name) for name in FILE_COLUMNS}
+    row["metadata"] = dict(value.metadata)
+    return row

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from file_service.core.holds import Hold
 from file_service.errors import UploadLost
-from file_service.models import Chunks
+from file_service.models import Chunk, Chunks
 
 # A batch ends with so many bytes, or so long after its first one: no more can be lost by a crash.
 SIZE = 16 * 1024 * 1024
@@ -26,7 +26,7 @@ class Batches:
         self._hold = hold
         self._size = size
         self._seconds = seconds
-        self._arriving: asyncio.Future[bytes] | None = None
+        self._arriving: asyncio.Future[Chunk] | None = None
         self._end: BaseException | None = None
 
     @property
@@ -42,7 +42,7 @@ class Batches:
         if not isinstance(self._end, StopAsyncIteration):
             raise self._end
 
-    async def _gather(self, chunk: bytes | None) -> AsyncIterator[bytes]:
+    async def _gather(self, chunk: Chunk | None) -> AsyncIterator[Chunk]:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self._seconds
         size = 0
@@ -53,7 +53,7 @@ class Batches:
                 return
             chunk = await self._next(ends_at - loop.time())
 
-    async def _next(self, seconds: float | None) -> bytes | None:
+    async def _next(self, seconds: float | None) -> Chunk | None:
         """Return the next chunk; None where it does not come in time, or none comes any more."""
         if self._end is not None or (seconds is not None and seconds <= 0):
             return None
@@ -65,9 +65,9 @@ class Batches:
             return self._take()
         return await self._give_up() if self._hold.is_wanted else None
 
-    async def _give_up(self) -> bytes | None:
+    async def _give_up(self) -> Chunk | None:
         """Take what has arrived, and no more."""
-        last = None
+        last: Chunk | None = None
         if self._arriving is not None:
             self._arriving.cancel()
             await asyncio.wait([self._arriving])
@@ -75,7 +75,7 @@ class Batches:
         self._end = UploadLost("A newer request goes on with this upload.")
         return last
 
-    def _take(self) -> bytes | None:
+    def _take(self) -> Chunk | None:
         arrived, self._arriving = self._arriving, None
         try:
             return None if arrived is None else arrived.result()
@@ -83,5 +83,5 @@ class Batches:
             self._end = error
             return None
 
-    async def _pull(self) -> bytes:
+    async def _pull(self) -> Chunk:
         return await anext(self._chunks)

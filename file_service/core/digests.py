@@ -2,22 +2,23 @@
 
 import hashlib
 import zlib
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any
 
 from file_service.errors import ChecksumMismatch, DigestMismatch, TooLarge
-from file_service.models import Checksum, Chunks
+from file_service.models import Checksum, Chunk, Chunks
 
 # RFC 9530 §7.2: the active algorithms, by the names that hashlib has for them.
 ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}
 
 
 class Measured:
-    """`chunks`, passed on unchanged while `size` (bytes) and the digests grow with them.
+    """`chunks`, passed on unchanged while `size` (bytes) grows with them, and digests are verified.
 
-    Always computes SHA-256, and every other algorithm (a key of ALGORITHMS) that is wanted or
-    expected. Raises TooLarge with the chunk that takes the size past `limit`, DigestMismatch at the
-    end of chunks that are not those `expected`.
+    `update` has to see each of them before the next one is asked for: the thread that writes a
+    chunk hashes it. Computes SHA-256, and every other algorithm (a key of ALGORITHMS) that is
+    wanted or expected. Raises TooLarge with the chunk that takes the size past `limit`,
+    DigestMismatch at the end of chunks that are not those `expected`.
     """
 
     def __init__(
@@ -35,15 +36,17 @@ class Measured:
         self._hashes = {name: hashlib.new(ALGORITHMS[name]) for name in names}
         self.size = 0
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        hashes = self._hashes.values()
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
         async for chunk in self._chunks:
             self.size += len(chunk)
             check_size(self.size, self._limit)
-            for each in hashes:
-                each.update(chunk)
             yield chunk
         self._verify()
+
+    def update(self, chunk: Chunk) -> None:
+        """Hash the next chunk."""
+        for each in self._hashes.values():
+            each.update(chunk)
 
     def hexdigest(self, algorithm: str) -> str | None:
         """Return a digest of what has passed in hex, None for one that was not asked for."""
@@ -72,12 +75,15 @@ class Followed:
         self.offset = 0
         self._hashes = {name: hashlib.new(ALGORITHMS[name]) for name in {"sha-256", *algorithms}}
 
-    def update(self, offset: int, chunk: bytes) -> None:
-        """Take in a chunk that lies at `offset`, where that is the next one."""
-        if offset == self.offset:
-            self.offset += len(chunk)
-            for each in self._hashes.values():
-                each.update(chunk)
+    def update(self, chunk: Chunk) -> None:
+        """Take in the next chunk."""
+        self.offset += len(chunk)
+        for each in self._hashes.values():
+            each.update(chunk)
+
+    def begin(self, offset: int) -> Callable[[Chunk], None]:
+        """Return what takes in chunks from `offset` on, where that is the next one."""
+        return self.update if offset == self.offset else _pass
 
     def copy(self) -> "Followed":
         """Return the same digests, to go on from here once more."""
@@ -98,13 +104,17 @@ class Followed:
                 raise DigestMismatch(name)
 
 
+def _pass(_chunk: Chunk) -> None:
+    """See a chunk, and keep nothing of it."""
+
+
 class _Crc32:
     """zlib's CRC-32 in the manner of hashlib; four bytes, the highest first."""
 
     def __init__(self) -> None:
         self._value = 0
 
-    def update(self, chunk: bytes) -> None:
+    def update(self, chunk: Chunk) -> None:
         self._value = zlib.crc32(chunk, self._value)
 
     def digest(self) -> bytes:
@@ -116,7 +126,10 @@ CHECKSUMS = ("sha1", "md5", "sha256", "sha512", "crc32")
 
 
 class Summed:
-    """The chunks of one request, passed on unchanged, and ChecksumMismatch at a wrong end."""
+    """The chunks of one request, passed on unchanged, and ChecksumMismatch at a wrong end.
+
+    As with Measured, `update` has to see each of them.
+    """
 
     def __init__(self, chunks: Chunks, checksum: Checksum) -> None:
         self._chunks = chunks
@@ -126,9 +139,12 @@ class Summed:
             _Crc32() if algorithm == "crc32" else hashlib.new(algorithm, usedforsecurity=False)
         )
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
         async for chunk in self._chunks:
-            self._sum.update(chunk)
             yield chunk
         if self._sum.digest() != self._checksum.value:
             raise ChecksumMismatch(f"The {self._checksum.algorithm} of the bytes is another one.")
+
+    def update(self, chunk: Chunk) -> None:
+        """Sum up the next chunk."""
+        self._sum.update(chunk)

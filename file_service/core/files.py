@@ -1,10 +1,11 @@
 """Files: the one read door, and the way out: the row first, the bytes last."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from typing import BinaryIO
 
-from file_service.blobs.store import BlobStore
+from file_service.blobs.store import BlobStore, Stamp
 from file_service.catalogue.queries import Catalogue
 from file_service.catalogue.uploads import UploadRows
 from file_service.core.names import is_id
@@ -13,6 +14,9 @@ from file_service.models import File
 from file_service.tasks import to_its_end
 
 logger = logging.getLogger(__name__)
+
+# How long a worker may show a file whose bytes are there without asking the catalogue again.
+LEASE_SECONDS = 1.0
 
 
 class Files:
@@ -55,6 +59,25 @@ class Files:
             await self._catalogue.get_file(file.id)
             raise
 
+    async def load(self, file: File) -> tuple[bytes, Stamp | None]:
+        """Return all bytes of a small file, and what `is_unchanged` knows them by, if anything.
+
+        FileNotFound where it was deleted meanwhile.
+        """
+        try:
+            return await self._store.load(file.id, file.size)
+        except BlobMissing:
+            await self._catalogue.get_file(file.id)
+            raise
+
+    def is_unchanged(self, file: File, stamp: Stamp) -> bool:
+        """Whether the bytes of a file are still those that were loaded: nobody has deleted it.
+
+        Good for LEASE_SECONDS after its row was read; a deletion that cannot take the bytes away
+        waits as long.
+        """
+        return self._store.stamp(file.id) == stamp
+
     def read(
         self, file: File, start: int = 0, stop: int | None = None
     ) -> AsyncGenerator[bytes, None]:
@@ -77,6 +100,7 @@ class Files:
         except FileServiceError as error:
             # The file is gone for everybody; its note makes upkeep try the bytes again.
             logger.warning("the blob of %s stays for now: %s", file_id, error)
+            await asyncio.sleep(LEASE_SECONDS)
 
 
 def _check_id(file_id: str) -> str:

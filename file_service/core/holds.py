@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from file_service.blobs.store import BlobStore
 from file_service.catalogue.uploads import UploadRows
 from file_service.errors import FileServiceError, UploadBusy
-from file_service.models import Upload
+from file_service.models import Chunk, Upload
 from file_service.tasks import to_its_end
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Hold:
         now = asyncio.get_running_loop().time()
         return self._silent_since is not None and now - self._silent_since >= STALLED_SECONDS
 
-    async def listen(self, arriving: "asyncio.Future[bytes]", seconds: float | None) -> bool:
+    async def listen(self, arriving: "asyncio.Future[Chunk]", seconds: float | None) -> bool:
         """Wait for the client's next chunk; False where it does not come in time, or is unwanted.
 
         The future goes on; nothing of it is lost.

@@ -30,7 +30,7 @@ from file_service.errors import (
     UploadExpired,
     UploadNotFound,
 )
-from file_service.models import Append, Checksum, Chunks, File, Manner, NewUpload, Upload
+from file_service.models import Append, Checksum, Chunk, Chunks, File, Manner, NewUpload, Upload
 from file_service.tasks import to_its_end
 
 logger = logging.getLogger(__name__)
@@ -228,9 +228,10 @@ class Resumable:
         self, hold: Hold, chunks: Chunks, followed: Followed, tell: Tell | None
     ) -> None:
         """Write what arrives, and move the offset with every batch."""
-        batches = Batches(self._watch(hold.upload, chunks, followed), hold)
+        see = followed.begin(hold.upload.offset)
+        batches = Batches(self._limit(hold.upload, chunks), hold)
         async for batch in batches:
-            offset = await self._store.append(hold.upload.id, hold.upload.offset, batch)
+            offset = await self._store.append(hold.upload.id, hold.upload.offset, batch, see=see)
             await self._advance(hold, offset, is_held=not batches.is_last)
             if tell is not None and not batches.is_last:
                 await tell(offset)
@@ -243,22 +244,25 @@ class Resumable:
         Else the row never learns of it, and the next holder cuts it off.
         """
         followed = followed.copy()
-        watched = self._watch(hold.upload, Summed(chunks, checksum), followed)
         offset = hold.upload.offset
-        async for batch in Batches(watched, hold, size=inf, seconds=inf):
-            offset = await self._store.append(hold.upload.id, offset, batch)
+        follow, summed = followed.begin(offset), Summed(chunks, checksum)
+
+        def see(chunk: Chunk) -> None:
+            summed.update(chunk)
+            follow(chunk)
+
+        batches = Batches(self._limit(hold.upload, summed), hold, size=inf, seconds=inf)
+        async for batch in batches:
+            offset = await self._store.append(hold.upload.id, offset, batch, see=see)
         await self._advance(hold, offset, is_held=False)
         return followed
 
-    async def _watch(
-        self, upload: Upload, chunks: Chunks, followed: Followed
-    ) -> AsyncIterator[bytes]:
-        """Yield `chunks`, as long as they lie within the upload's length, and follow them."""
+    async def _limit(self, upload: Upload, chunks: Chunks) -> AsyncIterator[Chunk]:
+        """Yield `chunks`, as long as they lie within the upload's length."""
         position = upload.offset
         async for chunk in chunks:
-            self._check_end(upload, position + len(chunk))
-            followed.update(position, chunk)
             position += len(chunk)
+            self._check_end(upload, position)
             yield chunk
 
     async def _advance(self, hold: Hold, offset: int, *, is_held: bool) -> None:
@@ -290,7 +294,7 @@ class Resumable:
     async def _catch_up(self, followed: Followed, upload: Upload) -> Followed:
         if followed.offset < upload.offset:
             async for chunk in self._store.read_staged(upload.id, followed.offset, upload.offset):
-                followed.update(followed.offset, chunk)
+                followed.update(chunk)
         return followed
 
     async def _digest(self, upload: Upload) -> Followed:

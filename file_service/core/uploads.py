@@ -17,6 +17,9 @@ from file_service.tasks import to_its_end
 
 logger = logging.getLogger(__name__)
 
+# Files declared to be no longer than this, in bytes, wait in memory until all of them is there.
+SMALL = 64 * 1024
+
 
 class Uploads:
     """Makes files out of streams; a file of more than `max_size` bytes is refused."""
@@ -54,7 +57,7 @@ class Uploads:
         `length` is what is known beforehand of their bytes together.
         """
         await self._catalogue.admit()
-        await self._store.admit(length)
+        await self._store.admit(length, is_put=_is_small(length))
         batch = _Batch(self._store, self._catalogue, self._max_size)
         try:
             async for new, chunks in parts:
@@ -87,18 +90,22 @@ class _Batch:
         self._store = store
         self._catalogue = catalogue
         self._max_size = max_size
+        self._contents: dict[str, bytes] = {}
         self._staged: list[str] = []
         self._committed: list[str] = []
 
     async def stage(self, new: NewUpload, chunks: Chunks) -> None:
-        """Write one file's bytes to the stage, durably, and measure them."""
+        """Write one file's bytes to the stage, durably, or keep them if they are few."""
         check_size(new.length, self._max_size)
         key = str(uuid4())
         measured = Measured(
             chunks, limit=self._max_size, expected=new.digests, wanted=new.wanted_digests
         )
-        self._staged.append(key)
-        await self._store.append(key, 0, measured)
+        if _is_small(new.length):
+            self._contents[key] = await _gather(measured)
+        else:
+            self._staged.append(key)
+            await self._store.append(key, 0, measured, see=measured.update)
         name = new.name or key
         file = File(
             id=key,
@@ -118,7 +125,11 @@ class _Batch:
             raise Malformed("The form has no part with a file name.")
         for file in self.files:
             self._committed.append(file.id)  # before: it may fail with the link made
-            await self._store.commit(file.id)
+            if file.id in self._contents:
+                self._staged.append(file.id)
+                await self._store.put(file.id, self._contents[file.id])
+            else:
+                await self._store.commit(file.id)
         await self._catalogue.add_files(self.files)
 
     async def clear(self) -> None:
@@ -158,3 +169,16 @@ class _Batch:
         except FileServiceError as error:
             logger.warning("an upload could not be rolled back yet: %s", error)
             await self.leave()
+
+
+def _is_small(length: int | None) -> bool:
+    return length is not None and length <= SMALL
+
+
+async def _gather(measured: Measured) -> bytes:
+    """Return all of a small body."""
+    content = bytearray()
+    async for chunk in measured:
+        measured.update(chunk)
+        content += chunk
+    return bytes(content)

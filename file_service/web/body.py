@@ -4,10 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from aiohttp import HttpVersion10, HttpVersion11, web
-from aiohttp.web import PayloadAccessError, RequestPayloadError
 
 from file_service.errors import (
-    CutShort,
     EncodedContent,
     FileServiceError,
     Malformed,
@@ -17,12 +15,11 @@ from file_service.errors import (
     UnknownVersion,
 )
 from file_service.metrics import Counter
+from file_service.web.connection import Connection
+from file_service.web.framing import Chunked, Counted
 from file_service.web.headers import combine
-from file_service.web.keys import EXPECTED, LIMITS
-
-# Network reads are gathered up to this size before they are hashed and written: the hop to the
-# disk thread costs the same for 16 KiB and for 256.
-COALESCED = 256 * 1024
+from file_service.web.intake import COALESCED, Intake
+from file_service.web.keys import EXPECTED, LIMITS, Limits
 
 # What belongs to a resumable upload is not held back longer: it is to be there for whoever goes on.
 QUIET_SECONDS = 0.05
@@ -64,10 +61,20 @@ def check_framing(request: web.Request) -> None:
         raise UnknownExpectation("The service knows the expectation '100-continue' alone.")
 
 
-def forgo_body(request: web.Request) -> None:
-    """Give up the rest of a body; one that its sender holds back is not waited for."""
+def is_passed_over(request: web.Request) -> bool:
+    """Give up what nobody has read of a body; whether its end is there, and a request may follow.
+
+    A rest that its sender holds back is not waited for.
+    """
+    if request.content.is_eof() or request.transport is None:
+        return request.content.is_eof()
     if EXPECTED in request:
         request.protocol._lingering_time = 0.0
+    if (intake := _open(request)) is not None:
+        intake.close()
+    elif isinstance(request.protocol, Connection):
+        request.protocol.forgo_body()
+    return request.content.is_eof()
 
 
 async def _continue(request: web.Request) -> None:
@@ -82,94 +89,92 @@ async def _continue(request: web.Request) -> None:
 
 async def chunks(
     request: web.Request, *, quiet_seconds: float | None = None
-) -> AsyncIterator[bytes]:
+) -> AsyncIterator[memoryview]:
     """Yield the body in pieces of at least COALESCED bytes, the last one as long as it is.
 
-    Raises CutShort where the body ends before its Content-Length or its last chunk, and Stalled
-    where it goes on too slowly or not at all; what arrived before that, or before a cancellation,
-    is yielded first. With `quiet_seconds` what has arrived is not held back longer than that.
+    A piece is to be used before the next one is asked for. Raises CutShort where the body ends
+    before its Content-Length or its last chunk, and Stalled where it goes on too slowly or not at
+    all; what arrived before that, or before a cancellation, is yielded first. With `quiet_seconds`
+    what has arrived is not held back longer than that.
     """
     await _continue(request)
-    reader = _Reader(request)
-    pieces: list[bytes] = []
-    held = 0
-    while True:
-        try:
-            piece = await reader.read(quiet_seconds if pieces else None)
-        except (FileServiceError, asyncio.CancelledError):
-            pieces.append(reader.take_rest())
-            if rest := b"".join(pieces):
-                yield rest
-            raise
-        if not piece and piece is not None:
-            break
-        if piece:
-            pieces.append(piece)
-            held += len(piece)
-        if held >= COALESCED or piece is None:
-            whole = b"".join(pieces)
-            pieces.clear()
-            held = 0
-            # Else a piece stays alive beside the whole in every upload that waits for the disk,
-            # and the whole in every one that waits for its client.
-            del piece
-            yield whole
-            del whole
-    if pieces:
-        yield b"".join(pieces)
+    intake = _open(request)
+    if intake is None:
+        return
+    reader = _Reader(intake, request.app[LIMITS], quiet_seconds)
+    try:
+        while not intake.is_ended:
+            try:
+                await reader.wait()
+            except (FileServiceError, asyncio.CancelledError):
+                if piece := reader.take():
+                    yield piece
+                raise
+            if piece := reader.take():
+                yield piece
+        if piece := reader.take():
+            yield piece
+        if intake.error is not None:
+            raise intake.error
+    finally:
+        intake.close()
 
 
-def prompt_chunks(request: web.Request) -> AsyncIterator[bytes]:
+def prompt_chunks(request: web.Request) -> AsyncIterator[memoryview]:
     """Yield the body as `chunks` does, and hold nothing back for long."""
     return chunks(request, quiet_seconds=QUIET_SECONDS)
 
 
+def _open(request: web.Request) -> Intake | None:
+    protocol = request.protocol
+    if not isinstance(protocol, Connection):
+        raise TypeError("a body is read from a Connection")
+    framing = Chunked() if request._message.chunked else Counted(request.content_length or 0)
+    return protocol.open_body(request.content, framing)
+
+
 class _Reader:
-    """Reads a body as it arrives, from a client that neither falls silent nor drips.
+    """Waits for a body from a client that neither falls silent nor drips.
 
     Only the time spent waiting for the client counts, and never all of it together: a slow gigabyte
     is welcome.
     """
 
-    def __init__(self, request: web.Request) -> None:
-        self._content = request.content
-        self._limits = request.app[LIMITS]
+    def __init__(self, intake: Intake, limits: Limits, quiet_seconds: float | None) -> None:
+        self._intake = intake
+        self._limits = limits
+        self._quiet_seconds = quiet_seconds
         self._loop = asyncio.get_running_loop()
         self._waited = 0.0  # seconds, since the rate was last looked at
-        self._arrived = 0  # bytes, since then
+        self._received = 0  # bytes, then
 
-    async def read(self, quiet_seconds: float | None = None) -> bytes | None:
-        """Return what has arrived, b"" at the end of the body; Stalled, or CutShort.
+    def take(self) -> memoryview:
+        """Return what has arrived."""
+        content = self._intake.take()
+        RECEIVED.add(len(content))
+        return content
 
-        None where nothing arrives within `quiet_seconds`.
-        """
-        asked_at = self._loop.time()
-        try:
-            async with asyncio.timeout(quiet_seconds or self._limits.idle_seconds):
-                piece = await self._content.readany()
-        except TimeoutError:
-            if quiet_seconds is not None:
-                self._waited += self._loop.time() - asked_at
-                return None
-            silence = f"Nothing arrived for {self._limits.idle_seconds:g} seconds."
-            raise Stalled(silence) from None
-        except CutShort:
-            raise
-        except (ConnectionError, RequestPayloadError, PayloadAccessError) as error:
-            raise CutShort("The connection or the framing of the body broke.") from error
-        RECEIVED.add(len(piece))
-        self._waited += self._loop.time() - asked_at
-        self._arrived += len(piece)
-        if self._waited > self._limits.idle_seconds:
-            self._check_rate()
-        return piece
+    async def wait(self) -> None:
+        """Wait for a piece worth passing on, or the body's end; Stalled."""
+        await self._wait_for(1)
+        if self._quiet_seconds is None:
+            await self._wait_for(COALESCED)
+        else:
+            await self._intake.wait(COALESCED, self._quiet_seconds)
 
-    def take_rest(self) -> bytes:
-        """Return what has arrived of a body that has come to a bad end."""
-        # aiohttp keeps it, and raises what ended the body to everybody who asks for it.
-        return self._content._read_nowait(-1) if self._content._buffer else b""
+    async def _wait_for(self, size: int) -> None:
+        is_there = False
+        while not is_there:
+            asked_at, received = self._loop.time(), self._intake.received
+            is_there = await self._intake.wait(size, self._limits.idle_seconds)
+            if not is_there and self._intake.received == received:
+                raise Stalled(f"Nothing arrived for {self._limits.idle_seconds:g} seconds.")
+            self._waited += self._loop.time() - asked_at
+            if self._waited > self._limits.idle_seconds:
+                self._check_rate()
 
     def _check_rate(self) -> None:
-        if self._arrived < self._limits.min_rate * self._waited:
+        arrived = self._intake.received - self._received
+        if arrived < self._limits.min_rate * self._waited:
             raise Stalled(f"Fewer than {self._limits.min_rate} bytes a second arrived.")
-        self._waited, self._arrived = 0.0, 0
+        self._waited, self._received = 0.0, self._intake.received

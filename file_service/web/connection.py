@@ -1,31 +1,40 @@
-"""One client connection: half-closed senders and broken framing reach the handler, which answers.
+"""One client connection: heads go through aiohttp's parser, bodies past it.
 
 Left alone, aiohttp drops a connection whose sending side was closed, without the answer its
-client still waits for; and a body whose framing breaks leaves its handler waiting for ever.
+client still waits for.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from aiohttp import EMPTY_PAYLOAD, StreamReader, web
+from aiohttp import EMPTY_PAYLOAD, HttpVersion11, StreamReader, web
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import _ErrInfo
+from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
+from aiohttp.web import RequestPayloadError
+from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, _ErrInfo
 from multidict import CIMultiDictProxy
 
 from file_service.errors import CutShort
+from file_service.web.answers import LONGEST_HEAD, Answer, Answers, format_fields
+from file_service.web.framing import Framing
 from file_service.web.headers import combine
-from file_service.web.keys import EXPECTED
+from file_service.web.intake import Buffers, Intake
+from file_service.web.keys import EXPECTED, REQUEST_ID
+from file_service.web.proxies import find_client
 from file_service.web.render import format_response, render_broken_request
 
 logger = logging.getLogger(__name__)
 
 # What a handler gets to put things in order once its request is cut off.
 CUT_SECONDS = 0.25
+
+# Bytes of a body that are taken in before its handler asks for them.
+MOST_HELD = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +47,30 @@ class ConnectionLimits:
 
 
 class Connection(web.RequestHandler):
-    """aiohttp's protocol of one connection, with an answer also for what cannot be parsed."""
+    """aiohttp's protocol of one connection, with an answer also for what cannot be parsed.
+
+    Its parser sees heads alone. What follows a head with a body waits until a handler opens the
+    body, and an Intake reads it; or until an answer is there without, and then it is thrown away.
+    """
 
     __slots__ = (
-        "_body", "_head_size", "_head_timer", "_is_half_closed", "_is_refused", "_limits",
+        "_body", "_head", "_head_size", "_head_timer", "_held", "_intake", "_is_half_closed",
+        "_is_left", "_is_refused", "_limits", "_make_parser", "_peer", "_rest", "_tail",
     )  # fmt: skip
 
-    # The body of the request parsed last: the only one that can still be on its way.
+    # The body of the request parsed last: the only one that can still be on its way; and what has
+    # arrived of it, before it is opened.
     _body: StreamReader
+    _held: bytearray | None
+    _intake: Intake | None
+    # Whether nobody wants the rest of the body.
+    _is_left: bool
+    # What has arrived and waits for the parser to have room; the end of an unfinished head.
+    _rest: bytes
+    _tail: bytes
+    # The head of the request in hand, where its bytes are known; and who sends it.
+    _head: bytes
+    _peer: str
     # Bytes of a head that is arriving, and whether it was refused.
     _head_size: int
     _is_refused: bool
@@ -55,12 +80,17 @@ class Connection(web.RequestHandler):
     _is_half_closed: bool
     _limits: ConnectionLimits
 
+    def __init__(self, manager: "Server", *, loop: asyncio.AbstractEventLoop, **kwargs: Any):
+        super().__init__(manager, loop=loop, **kwargs)
+        self._make_parser = partial(_make_parser, self, loop, kwargs)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin without a body; one connection too many ends at once."""
-        manager = self._manager
-        if not isinstance(manager, Server):
-            raise TypeError("a Connection belongs to a Server")
-        self._body, self._head_timer, self._limits = EMPTY_PAYLOAD, None, manager.limits
+        manager = self._server
+        self._body, self._held, self._intake, self._is_left = EMPTY_PAYLOAD, None, None, False
+        self._rest = self._tail = self._head = b""
+        self._peer = str((transport.get_extra_info("peername") or ("",))[0])
+        self._head_timer, self._limits = None, manager.limits
         self._head_size, self._is_refused = 0, False
         self._is_half_closed = False
         super().connection_made(transport)
@@ -73,6 +103,14 @@ class Connection(web.RequestHandler):
         """Forget the timer with the connection."""
         self._forget_head()
         super().connection_lost(exc)
+
+    @property
+    def _server(self) -> "Server":
+        if not isinstance(self._manager, Server):
+            raise TypeError("a Connection belongs to a Server")
+        return self._manager
+
+    # ── heads ──
 
     def _expect_head(self) -> None:
         if self._head_timer is None:
@@ -93,28 +131,90 @@ class Connection(web.RequestHandler):
         return self._waiter is not None and not self._waiter.done() and not self._messages
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; an error it meets inside a body belongs to that body's request."""
-        if self._is_refused:
+        """Feed the parser, a head at a time; hold back what belongs to a body."""
+        if self._is_idle() and self._answer_again(data):
             return
-        parsed, is_head = len(self._messages), self._body.is_eof()
+        data, self._rest = self._rest + data, b""
+        while not (self._is_refused or self._is_left):
+            if self._held is not None:
+                self._hold(self._held, data)
+                return
+            head, data = self._split(data)
+            self._feed(head)
+            if not data:
+                return
+            if len(self._messages) >= MAX_MSG_QUEUE_SIZE:  # aiohttp calls when it wants more
+                self._rest = data
+                return
+
+    def _answer_again(self, data: bytes) -> bool:
+        """Answer a whole head that is known, past everything that would do it again."""
+        if len(data) > LONGEST_HEAD or self._head_size or self._rest or self._is_left:
+            return False
+        transport = self.transport
+        if transport is None or transport.get_write_buffer_size():
+            return False
+        answer = self._server.answers.find((self._peer, data))
+        if answer is None:
+            return False
+        transport.write(answer)
+        self._forget_head()
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        return True
+
+    def keep_answer(
+        self,
+        request: web.Request,
+        response: web.Response,
+        body: bytes,
+        is_current: Callable[[], bool],
+    ) -> None:
+        """Give an answer again to the very head it answers, as long as it is current."""
+        is_plain = request.method == "GET" and request.version == HttpVersion11
+        if not self._head or not is_plain or not response.keep_alive:
+            return
+        request_id = request[REQUEST_ID]
+        answer = Answer(
+            fields=format_fields(dict(response.headers)),
+            body=body,
+            method=request.method,
+            path=request.path,
+            remote=find_client(request),
+            request_id=request_id if request.headers.get("X-Request-ID") == request_id else None,
+            is_current=is_current,
+        )
+        self._server.answers.keep((self._peer, self._head), answer)
+
+    def _split(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return what belongs to the next head, and what lies behind its end."""
+        seen = self._tail + data
+        found = seen.find(b"\r\n\r\n")
+        if found < 0:
+            self._tail = seen[-3:]
+            return data, b""
+        end = found + 4 - len(self._tail)
+        self._tail = b""
+        return data[:end], data[end:]
+
+    def _feed(self, data: bytes) -> None:
+        parsed, is_whole = len(self._messages), self._is_idle() and not self._head_size
         super().data_received(data)
-        self._limit_head(len(data) if is_head and len(self._messages) == parsed else 0)
-        if not self._messages:
+        # Known beyond doubt for a request that came alone, in one piece.
+        self._head = data if is_whole and len(self._messages) == 1 else b""
+        if len(self._messages) == parsed:
+            self._limit_head(len(data))
             if data and self._is_idle():
                 self._expect_head()
             return
+        self._head_size = 0
         self._forget_head()
         message, body = self._messages[-1]
-        if not isinstance(message, _ErrInfo):
-            self._body = body
-        elif not self._body.is_eof():
-            self._messages.pop()
-            self._break_body("The framing of the body is broken.")
-            self.close()  # after the answer
+        if not isinstance(message, _ErrInfo) and not body.is_eof():
+            self._body, self._held = body, bytearray()
 
     def _limit_head(self, size: int) -> None:
-        """Refuse a head that grows too long, all its fields together; 0 where it is no head."""
-        self._head_size = self._head_size + size if size else 0
+        """Refuse a head that grows too long, all its fields together."""
+        self._head_size += size
         if self._head_size > self._limits.head_size and not self._is_refused:
             self._is_refused = True
             self._refuse_head()
@@ -129,6 +229,61 @@ class Connection(web.RequestHandler):
         # connection would be reset before the client has read the answer.
         self.transport.write_eof()
 
+    # ── bodies ──
+
+    def _hold(self, held: bytearray, data: bytes) -> None:
+        held += data
+        if len(held) >= MOST_HELD:
+            self._pause_transport_reading()
+
+    def open_body(self, content: StreamReader, framing: Framing) -> Intake | None:
+        """Begin to read the body of the request that has this `content`.
+
+        None where it has none, or no more of it is to be had; CutShort where the client is gone.
+        """
+        if content.is_eof() or content is not self._body or self._held is None:
+            return None
+        if not isinstance(self.transport, asyncio.Transport):
+            raise CutShort("The connection broke.")
+        arrived, self._held = self._held, None
+        self._intake = intake = Intake(self, self.transport, framing, self._server.buffers)
+        self._resume_transport_reading()
+        intake.open(arrived, is_at_end=self._is_half_closed)
+        return intake
+
+    def forgo_body(self) -> None:
+        """Throw away what has not been read of an open body, and whatever still comes of it."""
+        if self._intake is not None:
+            self._intake.close()
+
+    def end_body(self, surplus: bytes) -> None:
+        """Go on with the head behind the body, with a parser that has not seen any."""
+        self._take_back()
+        self._parser = self._make_parser()
+        self._body.feed_eof()
+        if surplus:
+            self.data_received(surplus)
+        if self._is_half_closed and not self._messages:
+            self.close()  # after the answer
+
+    def leave_body(self, error: CutShort | None) -> None:
+        """Throw away what comes: the connection ends with the answer."""
+        self._take_back()
+        self._held = None
+        self._is_left = True
+        self._resume_transport_reading()
+        if error is not None:
+            # Nothing more comes that would have to be read for the client to see its answer.
+            self._lingering_time = 0.0
+            self.close()  # after the answer
+
+    def _take_back(self) -> None:
+        self._intake = None
+        if self.transport is not None:
+            self.transport.set_protocol(self)
+
+    # ── ends ──
+
     @property
     def is_at_end(self) -> bool:
         """Whether no request follows the one in hand: its answer closes the connection."""
@@ -139,9 +294,10 @@ class Connection(web.RequestHandler):
         self._is_half_closed = True
         if self._is_idle():
             return False
-        if not self._body.is_eof():
-            self._break_body("The client stopped sending before the body's end.")
-        if not self._messages:
+        if self._is_left:
+            self._body.set_exception(CutShort("The client stopped sending."))
+            self._lingering_time = 0.0
+        if not self._messages and self._held is None:
             self.close()  # after the answer
         return True
 
@@ -169,10 +325,21 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
-    def _break_body(self, why: str) -> None:
-        self._body.set_exception(CutShort(why))
-        # Nothing more comes that would have to be read for the client to see its answer.
-        self._lingering_time = 0.0
+
+def _make_parser(
+    connection: Connection, loop: asyncio.AbstractEventLoop, options: dict[str, Any]
+) -> HttpRequestParser:
+    """Return a parser as aiohttp makes one for a new connection."""
+    return HttpRequestParser(
+        connection,
+        loop,
+        options["read_bufsize"],
+        max_line_size=options["max_line_size"],
+        max_field_size=options["max_field_size"],
+        payload_exception=RequestPayloadError,
+        auto_decompress=options["auto_decompress"],
+        max_msg_queue_size=MAX_MSG_QUEUE_SIZE,
+    )
 
 
 def _choose_status(error: BaseException | None) -> int:
@@ -190,6 +357,8 @@ class Server(web.Server):
     def __init__(self, handler: Any, *, limits: ConnectionLimits, **kwargs: Any) -> None:
         super().__init__(handler, **kwargs)
         self.limits = limits
+        self.buffers = Buffers()
+        self.answers = Answers()
         self._refusals_told_at = float("-inf")
 
     def pre_shutdown(self) -> None:

@@ -1,17 +1,20 @@
 """GET and HEAD of one file: preconditions, ranges, and how its bytes may be shown."""
 
+import asyncio
 from secrets import token_hex
 
 from aiohttp import web
 
+from file_service.core.files import LEASE_SECONDS
 from file_service.errors import NotRunnable, PreconditionFailed
 from file_service.models import File
 from file_service.web.conditions import Verdict, is_range_current, judge
+from file_service.web.connection import Connection
 from file_service.web.headers import combine, format_etag, parse_media_type, parse_wanted_digests
-from file_service.web.keys import FILES
+from file_service.web.keys import FILES, HEALTH
 from file_service.web.ranges import format_content_range, parse_ranges
 from file_service.web.render import format_file_headers
-from file_service.web.sendfile import Segment, send_body
+from file_service.web.sendfile import SENT, Segment, send_body
 
 # What may be shown in a page of the service's origin: media types that cannot run script. Never
 # HTML, SVG, XML or PDF, whatever they are declared as.
@@ -31,10 +34,15 @@ RUN = frozenset({
 })  # fmt: skip
 
 
+# Files up to this size, in bytes, are read whole: a thread for the open costs as much as the rest.
+SMALL = 64 * 1024
+
+
 async def get_file(request: web.Request) -> web.StreamResponse:
     """Send a file, or the parts of it that are asked for, where the preconditions allow."""
     if request.headers.get("Sec-Fetch-Dest") in RUN:
         raise NotRunnable("A page may show or save this file, not run it.")
+    asked_at = asyncio.get_running_loop().time()
     file = await request.app[FILES].get(request.match_info["id"])
     headers = format_file_headers(
         file,
@@ -47,6 +55,8 @@ async def get_file(request: web.Request) -> web.StreamResponse:
         case Verdict.NOT_MODIFIED:
             return _render_not_modified(headers)
     spans = _parse_spans(request, file)
+    if spans is None and file.size <= SMALL:
+        return await _send_small(request, file, headers, asked_at)
     if spans is None:
         response = web.StreamResponse(headers=headers)
         return await send_body(request, response, file, [range(file.size)])
@@ -55,6 +65,27 @@ async def get_file(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(status=206, headers=headers)
         return await send_body(request, response, file, spans)
     return await _send_several(request, file, headers, spans)
+
+
+async def _send_small(
+    request: web.Request, file: File, headers: dict[str, str], asked_at: float
+) -> web.StreamResponse:
+    """Send a small file in one write with its headers; the same question gets it again at once."""
+    files, health = request.app[FILES], request.app[HEALTH]
+    content, stamp = await files.load(file)
+    response = web.Response(body=content, headers=headers)
+    await response.prepare(request)
+    await response.write_eof()
+    SENT.add(len(content))
+    if stamp is None or not isinstance(request.protocol, Connection):
+        return response
+
+    def is_current() -> bool:
+        is_leased = asyncio.get_running_loop().time() < asked_at + LEASE_SECONDS
+        return is_leased and not health.is_draining and files.is_unchanged(file, stamp)
+
+    request.protocol.keep_answer(request, response, content, is_current)
+    return response
 
 
 def _choose_disposition(request: web.Request, file: File) -> str:

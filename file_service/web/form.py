@@ -142,7 +142,7 @@ class _Form:
     async def _rest(self) -> AsyncIterator[bytes]:
         yield self._buffer
         async for chunk in self._source:
-            yield chunk
+            yield bytes(chunk)
 
     async def _pass_over(self, chunks: Chunks, where: str) -> None:
         passed = 0
@@ -161,7 +161,7 @@ class _Form:
         chunk = await anext(self._source, None)
         if chunk is None:
             raise CutShort("The form ended before its last boundary.")
-        self._buffer = self._buffer + chunk if self._buffer else chunk
+        self._buffer += chunk  # a copy: the chunk is its giver's
 
 
 def _parse_fields(head: bytes) -> dict[str, str]:

@@ -4,15 +4,14 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
 from aiohttp import web
 
 from file_service import errors
-from file_service.metrics import Counter
-from file_service.web.body import check_framing, forgo_body
+from file_service.web.access import Access, tell
+from file_service.web.body import check_framing, is_passed_over
 from file_service.web.connection import Connection
 from file_service.web.keys import CREATED, HEALTH, IS_CUT, REQUEST_ID
 from file_service.web.origins import is_preflight, render_preflight
@@ -22,7 +21,6 @@ from file_service.web.resumption import TUS_VERSION, is_tus
 from file_service.web.sendfile import reset
 
 logger = logging.getLogger(__name__)
-access = logging.getLogger("file_service.access")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -60,15 +58,6 @@ STATUS: dict[type[errors.FileServiceError], int] = {
     errors.NoRoom: 507,
 }
 
-REQUESTS = Counter(
-    "requests",
-    "Requests that ended; 499 where the client left before its answer.",
-    label="status",
-    values=[*(str(status.value) for status in HTTPStatus), "460", "499"],
-)
-
-LONGEST_PATH = 1024  # of what a log line shows of it
-
 # 5xx that are the caller's doing, and leave it to anybody's guess where the request ends.
 _UNKNOWN = errors.UnknownCoding | errors.UnknownVersion
 
@@ -89,26 +78,18 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
         status, size = response.status, response.content_length or 0
         return response
     finally:
-        REQUESTS.add(value=str(status))
-        access.log(
-            logging.DEBUG if _is_probe(request) and status == 200 else logging.INFO,
-            "request",
-            extra={
-                "request_id": request[REQUEST_ID],
-                "method": request.method,
-                "path": request.path[:LONGEST_PATH],
-                "status": status,
-                "size": size,
-                "seconds": round(time.perf_counter() - started, 6),
-                "remote": find_client(request),
-                **({"is_cut": True} if IS_CUT in request else {}),
-            },
+        tell(
+            Access(
+                request_id=request[REQUEST_ID],
+                method=request.method,
+                path=request.path,
+                status=status,
+                size=size,
+                seconds=time.perf_counter() - started,
+                remote=find_client(request),
+                is_cut=IS_CUT in request,
+            )
         )
-
-
-def _is_probe(request: web.Request) -> bool:
-    """Whether this is a supervisor asking, every few seconds, what it is always told."""
-    return request.path.rstrip("/") in {"/healthz", "/readyz"}
 
 
 async def name_answer(request: web.Request, response: web.StreamResponse) -> None:
@@ -128,10 +109,8 @@ async def name_answer(request: web.Request, response: web.StreamResponse) -> Non
 
 def _is_last(request: web.Request) -> bool:
     """Whether the connection ends with this answer (RFC 9112 §9.6)."""
-    if not request.content.is_eof():
-        # The rest of the body is not wanted; reading it all to keep the connection costs more.
-        forgo_body(request)
-        return True
+    if not is_passed_over(request):
+        return True  # reading the rest of a body to keep the connection would cost more
     if isinstance(request.protocol, Connection) and request.protocol.is_at_end:
         return True
     # aiohttp loses what comes behind a request for an upgrade that nobody grants.

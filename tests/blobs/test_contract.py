@@ -9,7 +9,7 @@ import pytest
 
 from file_service.blobs.local import LocalStore
 from file_service.blobs.store import BlobStore
-from file_service.errors import BlobMissing
+from file_service.errors import BlobMissing, StoreUnavailable
 
 BODY = os.urandom(300_000)
 
@@ -195,3 +195,69 @@ async def test_a_blob_may_be_committed_again(any_store: BlobStore, key: str) -> 
     await any_store.commit(key)
     await any_store.commit(key)
     assert await read(any_store, key) == BODY
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_536])
+async def test_what_is_put_whole_is_read_and_loaded(
+    any_store: BlobStore, key: str, size: int
+) -> None:
+    await any_store.put(key, BODY[:size])
+    assert await any_store.discard(key)
+    assert await read(any_store, key) == BODY[:size]
+    content, _ = await any_store.load(key, size)
+    assert content == BODY[:size]
+
+
+async def test_what_is_put_is_staged_until_it_is_discarded(any_store: BlobStore, key: str) -> None:
+    await any_store.put(key, BODY)
+    assert (await any_store.has_stage(key), await any_store.take_over(key)) == (True, False)
+    await any_store.release(key)
+    assert await any_store.take_over(key)
+
+
+async def test_putting_never_exchanges_a_blob(any_store: BlobStore, key: str) -> None:
+    await any_store.put(key, BODY)
+    await any_store.discard(key)
+    with pytest.raises(StoreUnavailable):
+        await any_store.put(key, b"another")
+    await any_store.discard(key)
+    assert await read(any_store, key) == BODY
+
+
+async def test_a_blob_of_another_size_is_not_loaded(any_store: BlobStore, key: str) -> None:
+    with pytest.raises(BlobMissing):
+        await any_store.load(key, 5)
+    await any_store.put(key, b"hello")
+    for size in (0, 4, 6):
+        with pytest.raises(BlobMissing):
+            await any_store.load(key, size)
+
+
+async def test_a_stamp_stays_until_the_blob_goes(any_store: BlobStore, key: str) -> None:
+    await any_store.put(key, BODY)
+    await any_store.discard(key)
+    _, stamp = await any_store.load(key, len(BODY))
+    assert stamp is not None
+    assert any_store.stamp(key) == stamp
+    await read(any_store, key)
+    assert any_store.stamp(key) == stamp
+    await any_store.delete(key)
+    assert any_store.stamp(key) is None
+
+
+async def test_whoever_writes_a_chunk_shows_it_before_asking_for_the_next(
+    any_store: BlobStore, key: str
+) -> None:
+    seen: list[bytes] = []
+
+    async def chunks() -> AsyncIterator[memoryview]:
+        buffer = bytearray(4)
+        for number in range(3):
+            assert len(seen) == number
+            buffer[:] = b"%04d" % number
+            yield memoryview(buffer)
+        assert len(seen) == 3
+
+    await any_store.append(key, 0, chunks(), see=lambda chunk: seen.append(bytes(chunk)))
+    await any_store.commit(key)
+    assert b"".join(seen) == await read(any_store, key) == b"000000010002"

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from file_service.blobs import disk
+from file_service.blobs import folder as folders
 from file_service.blobs.local import LocalStore
 from file_service.errors import BlobMissing, NoRoom, StoreUnavailable
 
@@ -79,7 +79,7 @@ async def test_descriptors_do_not_leak(store: LocalStore) -> None:
 
 
 async def test_two_stores_never_write_one_stage(store: LocalStore, tmp_path: Path) -> None:
-    other = LocalStore(tmp_path / "files", chunk=1024, identity=disk.prepare(tmp_path / "files"))
+    other = LocalStore(tmp_path / "files", chunk=1024, identity=folders.prepare(tmp_path / "files"))
     key = str(uuid4())
     await store.append(key, 0, stream(b"mine"))
     with pytest.raises(StoreUnavailable):

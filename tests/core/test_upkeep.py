@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from file_service.blobs import disk
+from file_service.blobs import folder as folders
 from file_service.blobs.local import LocalStore
 from file_service.catalogue.queries import Catalogue
 from file_service.catalogue.uploads import UploadRows
@@ -28,7 +28,7 @@ AT_ONCE = timedelta(0)
 @pytest.fixture
 async def dead(folder: Path) -> AsyncIterator[LocalStore]:
     """Another process's store: what it holds is let go when it is closed, as the kernel does."""
-    other = LocalStore(folder, chunk=1024, identity=disk.prepare(folder))
+    other = LocalStore(folder, chunk=1024, identity=folders.prepare(folder))
     yield other
     await other.close()
 

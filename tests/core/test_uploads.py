@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from file_service.blobs import disk
+from file_service.blobs import folder as folders
 from file_service.blobs.local import LocalStore
 from file_service.catalogue.queries import Catalogue
 from file_service.catalogue.uploads import UploadRows
@@ -32,7 +32,7 @@ async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
 
 def lying_in(folder: Path) -> list[str]:
     found = [path.name for path in folder.rglob("*") if path.is_file()]
-    return [name for name in found if name != disk.SENTINEL]
+    return [name for name in found if name != folders.SENTINEL]
 
 
 async def two_files() -> AsyncIterator[tuple[NewUpload, Chunks]]:

@@ -22,7 +22,7 @@ from uuid import UUID
 import aiohttp
 import sqlalchemy as sa
 
-from file_service.blobs.disk import SENTINEL
+from file_service.blobs.folder import SENTINEL
 from file_service.catalogue.engine import connect
 from tests.processes import ServiceProcess, running_service, service_environment
 

@@ -11,6 +11,7 @@ from tests.faults.disks import Kind
 from tests.processes import service_environment
 
 DISK = "blobs/disk.py"
+FOLDER = "blobs/folder.py"
 LOCAL = "blobs/local.py"
 FILES = "core/files.py"
 UPLOADS = "core/uploads.py"
@@ -64,21 +65,29 @@ MUTANTS = [
     Mutant(
         "an upload's bytes are not synced",
         LOCAL,
-        "            await to_its_end(file.fsync())\n",
-        "            pass\n",
+        "            await disk.sync(file)\n        return offset\n",
+        "            pass\n        return offset\n",
         "power_after_upload",
+        is_fast=True,
+    ),
+    Mutant(
+        "a small upload's bytes are not synced",
+        DISK,
+        "        os.fsync(file.fileno())\n        _link(stage, blob)\n",
+        "        _link(stage, blob)\n",
+        "power_after_small_upload",
         is_fast=True,
     ),
     Mutant(
         "the folder of a new blob is not synced",
         DISK,
-        "            raise\n    _fsync_folder(blob.parent)\n",
+        "            raise\n    fsync_folder(blob.parent)\n",
         "            raise\n",
         "power_after_upload",
     ),
     Mutant(
         "the folders of a new store are not synced",
-        DISK,
+        FOLDER,
         '(folder / "blobs", folder, folder.parent)',
         "(folder, folder.parent)",
         "power_after_start",
@@ -87,8 +96,8 @@ MUTANTS = [
     Mutant(
         "the folder of a removed blob is not synced",
         DISK,
-        "        _fsync_folder(path.parent)\n\n\n@_in_thread\ndef set_aside",
-        "        pass\n\n\n@_in_thread\ndef set_aside",
+        "        fsync_folder(path.parent)\n\n\n@in_thread\ndef set_aside",
+        "        pass\n\n\n@in_thread\ndef set_aside",
         "power_after_delete",
     ),
     Mutant(
@@ -101,22 +110,22 @@ MUTANTS = [
     ),
     Mutant(
         "a new store's identity is not synced",
-        DISK,
+        FOLDER,
         "        file.flush()\n        os.fsync(file.fileno())\n",
         "",
         "power_after_start",
     ),
     Mutant(
         "a new store's folder is not synced",
-        DISK,
-        "        draft.unlink()\n    _fsync_folder(folder)\n",
+        FOLDER,
+        "        draft.unlink()\n    fsync_folder(folder)\n",
         "        draft.unlink()\n",
         "power_after_claim",
         kinds=("xfs",),  # on ext4 the fsync of the identity commits the same journal
     ),
     Mutant(
         "the folder above a new store is not synced",
-        DISK,
+        FOLDER,
         '(folder / "blobs", folder, folder.parent)',
         '(folder / "blobs", folder)',
         "power_after_start",
@@ -147,11 +156,19 @@ MUTANTS = [
         "kill_upload_at_link",
     ),
     Mutant(
+        "a small upload's row comes before its blob",
+        UPLOADS,
+        "        for file in self.files:\n            self._committed",
+        "        await self._catalogue.add_files(self.files)\n"
+        "        for file in self.files:\n            self._committed",
+        "kill_small_upload_at_link",
+    ),
+    Mutant(
         "the files of a form come one by one",
         UPLOADS,
-        "            await self._store.commit(file.id)\n"
+        "                await self._store.commit(file.id)\n"
         "        await self._catalogue.add_files(self.files)\n",
-        "            await self._store.commit(file.id)\n"
+        "                await self._store.commit(file.id)\n"
         "            await self._catalogue.add_files([file])\n",
         "kill_form_at_second",
     ),
@@ -234,15 +251,22 @@ MUTANTS = [
     ),
     Mutant(
         "an upload goes into whatever folder is there",
-        DISK,
-        "    _check_identity(folder, identity)\n    return _measure_room(folder)\n",
+        FOLDER,
+        "    check(folder, identity)\n    return _measure_room(folder)\n",
         "    return _measure_room(folder)\n",
         "upload_to_another_store",
     ),
     Mutant(
+        "a small upload goes into whatever folder is there",
+        DISK,
+        "    check()\n    file = _create_stage(stage)\n",
+        "    file = _create_stage(stage)\n",
+        "small_upload_to_another_store",
+    ),
+    Mutant(
         "a blob that is away counts as removed",
         LOCAL,
-        "            await disk.check_identity(self._folder, self._identity)\n"
+        "            await folders.check_identity(self._folder, self._identity)\n"
         "            await disk.unlink_durably(",
         "            await disk.unlink_durably(",
         "delete_without_volume",

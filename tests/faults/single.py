@@ -26,6 +26,7 @@ from tests.faults.test_kill import kill_all
 from tests.processes import ServiceProcess, service_environment
 
 SIZE = 300_000  # more than one write
+SMALL = 5_000  # put whole
 
 Digests = frozenset[str]
 
@@ -43,9 +44,9 @@ class Single:
     is_alone: bool = True  # nobody else uploads
     _unanswered: list[Digests] = field(default_factory=list)
 
-    async def upload(self, url: str, *, parts: int = 0) -> str:
-        """Upload random bytes; in a form of `parts` files if any. Return the first id, or ''."""
-        bodies = [self.chance.randbytes(SIZE) for _ in range(parts or 1)]
+    async def upload(self, url: str, *, parts: int = 0, size: int = SIZE) -> str:
+        """Upload `size` random bytes; in a form of `parts` files if any. Return an id, or ''."""
+        bodies = [self.chance.randbytes(size) for _ in range(parts or 1)]
         digests = [hashlib.sha256(body).hexdigest() for body in bodies]
         self._unanswered.append(frozenset(digests))
         data = _make_form(bodies) if parts else bodies[0]

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from file_service.blobs import disk
+from file_service.blobs import folder as folders
 from file_service.catalogue.database import Database
 from file_service.catalogue.engine import connect
 from file_service.catalogue.queries import Catalogue
@@ -33,7 +33,7 @@ LAYOUT = "The store's layout is not one that this release knows."
 def make_foreign(path: Path) -> Path:
     """Make another store, with a file and an upload in the making."""
     path.mkdir()
-    disk.prepare(path)
+    folders.prepare(path)
     key = str(uuid4())
     (path / "blobs" / key[:2] / key).write_bytes(b"theirs")
     (path / "staging" / str(uuid4())).write_bytes(b"theirs, too")
@@ -86,15 +86,15 @@ def replaced_by_a_file(folder: Path) -> Iterator[None]:
 @contextmanager
 def without_sentinel(folder: Path) -> Iterator[None]:
     aside = folder.with_name("aside")
-    (folder / disk.SENTINEL).rename(aside)
+    (folder / folders.SENTINEL).rename(aside)
     yield
-    aside.rename(folder / disk.SENTINEL)
+    aside.rename(folder / folders.SENTINEL)
 
 
 @contextmanager
 def with_sentinel(folder: Path, content: bytes) -> Iterator[None]:
     with without_sentinel(folder):
-        (folder / disk.SENTINEL).write_bytes(content)
+        (folder / folders.SENTINEL).write_bytes(content)
         yield
 
 
@@ -206,7 +206,7 @@ def start(place: Place, command: str) -> subprocess.CompletedProcess[str]:
 
 async def make_store(place: Place) -> None:
     """Make a store with a blob, which the catalogue knows as its own."""
-    identity = disk.prepare(place.folder)
+    identity = folders.prepare(place.folder)
     key = str(uuid4())
     (place.folder / "blobs" / key[:2] / key).write_bytes(b"ours")
     engine = connect(place.database_url)

@@ -21,7 +21,7 @@ from tests.faults.disks import Kind
 from tests.faults.harness import IS_THOROUGH, TIMEOUT, Place, report
 from tests.faults.machine import Machine, Where, made_machine
 from tests.faults.mutants import MUTANTS, Mutant, copy_package
-from tests.faults.single import Single, kill_9, killed_gc, killed_start, wait_for_death
+from tests.faults.single import SIZE, SMALL, Single, kill_9, killed_gc, killed_start, wait_for_death
 from tests.faults.steps import IS_SUPPORTED, killing
 from tests.faults.test_steps import leave_a_mess, request_once
 from tests.processes import ServiceProcess, service_environment
@@ -85,10 +85,10 @@ Scenario = Callable[[Case], Awaitable[list[str]]]
 # ── power cuts ──
 
 
-def power_after_upload(where: Where) -> Scenario:
+def power_after_upload(where: Where, size: int = SIZE) -> Scenario:
     async def play(case: Case) -> list[str]:
         async with case.powered(where) as (machine, service):
-            assert await machine.single.upload(service.url)
+            assert await machine.single.upload(service.url, size=size)
             await machine.cut(service)
             return await case.judge(machine.single)
 
@@ -189,13 +189,23 @@ async def gc_beside_upload(case: Case) -> list[str]:
 
 async def upload_to_another_store(case: Case) -> list[str]:
     """Another volume is mounted where the service's own was."""
+    return await _upload_to_another(case, SIZE)
+
+
+async def small_upload_to_another_store(case: Case) -> list[str]:
+    """The same, a moment after an upload that went where it should."""
+    return await _upload_to_another(case, SMALL)
+
+
+async def _upload_to_another(case: Case, size: int) -> list[str]:
     single, other = case.single(), case.single("other")
     async with other.place.serving(**case.variables):
         pass
     async with single.place.serving(**case.variables) as service:
+        await single.upload(service.url, size=size)
         single.place.folder.rename(case.root / "away")
         other.place.folder.rename(single.place.folder)
-        await single.upload(service.url)
+        await single.upload(service.url, size=size)
         single.place.folder.rename(other.place.folder)
         (case.root / "away").rename(single.place.folder)
     return await case.judge(single)
@@ -239,12 +249,14 @@ async def commit_in_doubt(case: Case) -> list[str]:
 SCENARIOS: dict[str, Scenario] = {
     "power_after_upload": power_after_upload("other"),
     "power_after_upload_same": power_after_upload("same"),
+    "power_after_small_upload": power_after_upload("other", SMALL),
     "power_after_delete": power_after_delete,
     "power_after_start": power_after_start,
     "power_after_claim": power_after_claim,
     "power_after_recovery": power_after_recovery,
     "kill_upload_at_link": kill("a raw upload", r"^link "),
     "kill_upload_at_row": kill("a raw upload", ROW, after=r"(link|rename) .*/blobs/"),
+    "kill_small_upload_at_link": kill("a small upload", r"^link "),
     "kill_upload_at_last": kill("a raw upload", r"^unlink .*/staging/"),
     "kill_form_at_second": kill("a form of two", r"^link ", at=2),
     "kill_delete_at_row": kill("a delete", ROW),
@@ -252,6 +264,7 @@ SCENARIOS: dict[str, Scenario] = {
     "kill_recovery_at_unlink": kill_recovery_at_unlink,
     "gc_beside_upload": gc_beside_upload,
     "upload_to_another_store": upload_to_another_store,
+    "small_upload_to_another_store": small_upload_to_another_store,
     "delete_without_volume": delete_without_volume,
     "commit_in_doubt": commit_in_doubt,
 }

@@ -8,7 +8,7 @@ import pytest
 from tests.faults.disks import LOG_FLUSHED, NOTHING_FLUSHED, Kind
 from tests.faults.harness import IS_THOROUGH, Load, report
 from tests.faults.machine import Machine, Where, made_machine
-from tests.faults.single import killed_start
+from tests.faults.single import SIZE, SMALL, killed_start
 from tests.faults.steps import IS_SUPPORTED, killing
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("as_root")]
@@ -18,7 +18,7 @@ thorough = pytest.mark.skipif(not IS_THOROUGH, reason="make faults runs it")
 ROUNDS = 4 if IS_THOROUGH else 1
 KINDS: list[Kind] = ["ext4", "xfs"] if IS_THOROUGH else ["ext4"]
 WHERES: list[Where] = ["other", "same", "postgresql"] if IS_THOROUGH else ["other", "same"]
-WAYS = ["a raw upload", "a form of two", "a delete"]
+WAYS = ["a raw upload", "a small upload", "a form of two", "a delete"]
 MOST_STEPS = 200
 
 on_every_disk = pytest.mark.parametrize("kind", KINDS)
@@ -71,7 +71,9 @@ async def cut_at_step(machine: Machine, what: str, at: int) -> str | None:
             if key:
                 await single.delete(service.url, key)
             else:
-                await single.upload(service.url, parts=2 if what == "a form of two" else 0)
+                size = SMALL if what == "a small upload" else SIZE
+                parts = 2 if what == "a form of two" else 0
+                await single.upload(service.url, parts=parts, size=size)
         await machine.cut(service, single.chance.choice([NOTHING_FLUSHED, LOG_FLUSHED]))
     return steps.last if steps.has_killed else None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.harness import IS_THOROUGH, Place, report
-from tests.faults.single import Single, killed_gc, wait_for_death
+from tests.faults.single import SIZE, SMALL, Single, killed_gc, wait_for_death
 from tests.faults.steps import IS_SUPPORTED, Steps, killing
 from tests.processes import ServiceProcess
 
@@ -25,8 +25,8 @@ NEVER = 10**9
 MOST_STEPS = 200  # a service that never gets through its request is not tested
 SAMPLE = 2
 
-# name → how many files one form has, 0 for a raw body
-WAYS = {"a raw upload": 0, "a form of two": 2}
+# name → how many files one form has, 0 for a raw body, and how large they are
+WAYS = {"a raw upload": (0, SIZE), "a small upload": (0, SMALL), "a form of two": (2, SIZE)}
 
 
 async def request_once(
@@ -38,7 +38,8 @@ async def request_once(
         if key:
             await single.delete(service.url, key)
         else:
-            await single.upload(service.url, parts=WAYS[what])
+            parts, size = WAYS[what]
+            await single.upload(service.url, parts=parts, size=size)
     if steps.has_killed:
         await wait_for_death(service)
     return steps
@@ -68,7 +69,7 @@ async def choose_points(single: Single, what: str) -> Iterable[int]:
 
 
 @pytest.mark.parametrize(
-    "what", [*WAYS, "a delete"] if IS_THOROUGH else ["a raw upload", "a delete"]
+    "what", [*WAYS, "a delete"] if IS_THOROUGH else ["a raw upload", "a small upload", "a delete"]
 )
 async def test_a_request_that_dies_at_any_step_has_happened_or_has_not(
     database_url: str, folder: Path, what: str, seed: int

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from file_service import errors
 from file_service.app import build_app
-from file_service.blobs import disk
+from file_service.blobs import folder as folders
 from file_service.config import Settings
 from file_service.errors import FileServiceError
 from file_service.web.middleware import STATUS
@@ -58,7 +58,7 @@ def test_every_error_has_a_code_of_its_own_and_a_status(kind: type[FileServiceEr
 async def failing(aiohttp_client: Any, settings: Settings) -> Client:
     """A service with routes that fail in every way a handler can."""
     server = ServiceServer(settings)
-    server.app = build_app(settings, disk.prepare(settings.dir))
+    server.app = build_app(settings, folders.prepare(settings.dir))
     raised: dict[str, Exception] = {
         "unexpected": ValueError("secret inside"),
         "timeout": TimeoutError("secret inside"),

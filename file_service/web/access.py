@@ -1,0 +1,55 @@
+"""The access log: one line and one count for every request."""
+
+import logging
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from file_service.metrics import Counter
+
+logger = logging.getLogger("file_service.access")
+
+REQUESTS = Counter(
+    "requests",
+    "Requests that ended; 499 where the client left before its answer.",
+    label="status",
+    values=[*(str(status.value) for status in HTTPStatus), "460", "499"],
+)
+
+LONGEST_PATH = 1024  # of what a line shows of it
+
+
+@dataclass(slots=True, kw_only=True)
+class Access:
+    """A request that has ended; `size` in bytes of the body that answered it."""
+
+    request_id: str
+    method: str
+    path: str
+    status: int
+    size: int
+    seconds: float
+    remote: str | None
+    is_cut: bool = False
+
+
+def tell(access: Access) -> None:
+    """Count a request, and log it in one line."""
+    REQUESTS.add(value=str(access.status))
+    level = logging.DEBUG if access.status == 200 and _is_probe(access.path) else logging.INFO
+    if not logger.isEnabledFor(level):
+        return
+    fields = {
+        "request_id": access.request_id,
+        "method": access.method,
+        "path": access.path[:LONGEST_PATH],
+        "status": access.status,
+        "size": access.size,
+        "seconds": round(access.seconds, 6),
+        "remote": access.remote,
+    }
+    logger.log(level, "request", extra=fields | {"is_cut": True} if access.is_cut else fields)
+
+
+def _is_probe(path: str) -> bool:
+    """Whether this is a supervisor asking, every few seconds, what it is always told."""
+    return path.rstrip("/") in {"/healthz", "/readyz"}

@@ -8,7 +8,7 @@ ARGS   ?=
 # What tests hurt the service with: system calls that fail, disks that are full, or lose power.
 FAULT_PACKAGES := strace e2fsprogs xfsprogs nbdkit libnbd-bin fuse3 iproute2
 
-.PHONY: run test faults check lock wheel image memory clean
+.PHONY: run test faults check lock wheel image bench memory clean
 
 run: $(VENV)/.service  ## start the service at http://127.0.0.1:8080 on its embedded catalogue
 	exec $(BIN)/file-service serve $(ARGS)
@@ -30,8 +30,13 @@ check: $(VENV)/.dev  ## lint, types, container files
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
-memory: $(VENV)/.dev  ## how much memory 1 GiB up and down costs the server
-	$(BIN)/python benchmarks/memory.py $(ARGS)
+bench: $(VENV)/.bench  ## measure ourselves beside nginx and others (about a quarter of an hour)
+	@sh scripts/system_packages.sh nginx wrk
+	@sh scripts/node_packages.sh benchmarks/peers
+	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+memory: $(VENV)/.service  ## how much memory 1 GiB up and down costs the server
+	$(BIN)/python -m benchmarks.memory $(ARGS)
 
 wheel: $(VENV)/.dev  ## build the wheel, install it elsewhere and start it once
 	sh scripts/check_wheel.sh $(BIN)/python
@@ -55,5 +60,9 @@ $(VENV)/.dev: $(VENV)/.service requirements/dev.txt
 	$(PIP) --no-build-isolation --require-hashes -r requirements/dev.txt
 	@touch $@
 
+$(VENV)/.bench: $(VENV)/.service requirements/bench.txt
+	$(PIP) --no-build-isolation --require-hashes -r requirements/bench.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) dist build tests/clients/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist build tests/clients/node_modules benchmarks/peers/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

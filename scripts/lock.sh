@@ -11,3 +11,5 @@ compile pyproject.toml --output-file requirements/service.txt
 compile --group build --constraints requirements/service.txt --output-file requirements/build.txt
 compile pyproject.toml --group dev --constraints requirements/service.txt \
     --constraints requirements/build.txt --output-file requirements/dev.txt
+compile pyproject.toml --group bench --constraints requirements/service.txt \
+    --constraints requirements/build.txt --output-file requirements/bench.txt

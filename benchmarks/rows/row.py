@@ -1,0 +1,75 @@
+"""What a row is: who does which work, and the bars that it is judged by."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.clients import MIB
+from benchmarks.figures import Bar, Figures
+from benchmarks.processes import Server
+from benchmarks.systems import Missing, System, running
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is done, and by whom."""
+
+    folder: Path
+    size: int = 1024 * MIB  # of a bulk upload or download
+    seconds: float = 4  # of small requests
+    rounds: int = 5
+    is_quick: bool = False
+    chosen: Sequence[str] = ()  # systems, all where none is named
+
+    def is_chosen(self, name: str) -> bool:
+        """Whether a system takes part."""
+        return not self.chosen or name in self.chosen
+
+
+# Does the work once, and returns what it took.
+Act = Callable[[], Figures]
+Subjects = Mapping[str, Act]
+Prepare = Callable[[Scale], AbstractContextManager[Subjects]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A work; `prepare` starts who does it and returns the acts, which are then interleaved."""
+
+    name: str
+    title: str
+    unit: str  # of which CPU is counted: "GiB" or "1,000 requests", "" where neither
+    prepare: Prepare
+    bars: Sequence[Bar] = ()
+
+
+@dataclass(frozen=True)
+class Running:
+    """A system and its running server."""
+
+    system: System
+    server: Server
+
+    def clean(self, spared: Sequence[str] = ()) -> None:
+        """Remove what was uploaded, but for files with these names."""
+        self.system.clean(self.server.folder, spared)
+
+
+@contextmanager
+def started(scale: Scale, systems: Sequence[System]) -> Iterator[Mapping[str, Running]]:
+    """Run those that were chosen and are installed, each on a folder of its own."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(dir=scale.folder)))
+        found = {}
+        for system in systems:
+            if not scale.is_chosen(system.name):
+                continue
+            try:
+                server = stack.enter_context(running(system, folder / system.name))
+            except Missing as missing:
+                print(f"{system.name} is left out: {missing}", flush=True)
+            else:
+                found[system.name] = Running(system, server)
+        yield found

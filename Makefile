@@ -14,7 +14,7 @@ run: $(VENV)/.service  ## start the service at http://127.0.0.1:8080 on its embe
 	exec $(BIN)/file-service serve $(ARGS)
 
 test: $(VENV)/.dev  ## run every test, real PostgreSQL and a real browser included
-	@sh scripts/system_packages.sh chromium curl nginx openssl wget $(FAULT_PACKAGES)
+	@sh scripts/system_packages.sh chromium curl nginx openssl wget wrk $(FAULT_PACKAGES)
 	@sh scripts/node_packages.sh tests/clients
 	$(BIN)/python -m pytest -n auto $(ARGS)
 

@@ -1,12 +1,16 @@
 """Measures the service beside its peers and writes down what came of it.
 
-Everything, in less than a quarter of an hour:     make bench
-Some rows of some systems, while optimising:
+Everything, in less than a quarter of an hour, into benchmarks/results/ and benchmarks/README.md:
+    make bench
+Some rows of some systems, while optimising; nothing is written unless --output names a folder:
     python -m benchmarks.bench --only upload-chunked,small-get --systems ours,nginx --rounds 3
 """
 
 import argparse
+import importlib.util
 import os
+import resource
+import signal
 import sys
 import tempfile
 import time
@@ -15,24 +19,36 @@ from pathlib import Path
 
 from benchmarks.clients import MIB, Refused
 from benchmarks.figures import Figures, Rounds
-from benchmarks.results import Result, print_result, write_results
+from benchmarks.results import Result, print_result, show_in_readme, write_results
 from benchmarks.rows import ROWS
 from benchmarks.rows.row import Row, Scale
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent / "README.md"
+DESCRIPTORS = 16_384
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure; 1 where a bar was missed or a row failed."""
+    """Measure; 1 where a row failed or, unless it was quick, a bar was missed."""
     flags = parse_flags(arguments)
+    allow_descriptors()
+    # Servers are stopped and folders removed whatever ends us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="file-service-bench-", dir=flags.dir) as name:
         scale = make_scale(flags, Path(name))
         results = []
         for row in flags.only:
             results.append(run_row(row, scale))
             print_result(results[-1])
-    write_results(results, flags.output, is_quick=flags.quick)
-    return 0 if all(result.is_kept for result in results) else 1
+    is_whole = len(results) == len(ROWS) and not (flags.quick or flags.systems)
+    if output := flags.output or (RESULTS if is_whole else None):
+        write_results(results, output, is_quick=flags.quick)
+        draw(results, output)
+    if is_whole and not flags.output:
+        show_in_readme(results, README)
+    if flags.quick:
+        return int(any(result.failure for result in results))
+    return int(not all(result.is_kept for result in results))
 
 
 def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -52,7 +68,7 @@ def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--systems", type=parse_names, default=(), metavar="NAME,...")
     parser.add_argument("--quick", action="store_true", help="next to nothing: does it work?")
     parser.add_argument("--dir", type=Path, help="where files are kept meanwhile ($TMPDIR)")
-    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="of results")
     return parser.parse_args(arguments)
 
 
@@ -90,6 +106,21 @@ def run_row(row: Row, scale: Scale) -> Result:
     except (Refused, RuntimeError, OSError) as error:
         failure = f"{type(error).__name__}: {error}"
     return Result(row, complete(rounds), time.monotonic() - started, load, failure)
+
+
+def draw(results: Sequence[Result], folder: Path) -> None:
+    """Draw the plots where what draws them is installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        print("no plots: matplotlib is not installed", flush=True)
+    else:
+        importlib.import_module("benchmarks.plots").draw_all(results, folder)
+
+
+def allow_descriptors() -> None:
+    """Have the clients, and the servers that inherit it, open more files than the usual 1,024."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def complete(rounds: Rounds) -> Rounds:

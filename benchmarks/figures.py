@@ -121,6 +121,11 @@ def figures_of_requests(watch: Watch, report: Report) -> Figures:
     }
 
 
+def figures_of_memory(watch: Watch) -> Figures:
+    """Return what something took of which neither bytes nor requests are counted."""
+    return _of_watch(watch)
+
+
 def _of_watch(watch: Watch) -> Figures:
     return {
         "seconds": watch.seconds,

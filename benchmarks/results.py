@@ -17,6 +17,7 @@ from benchmarks.rows.row import Row
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("aiohttp", "uvloop", "starlette", "uvicorn", "copyparty", "aiofile", "sqlalchemy")
+MARKS = ("<!-- last figures -->", "<!-- end of last figures -->")
 COLUMNS = {"peak": "peak, MiB", "growth": "growth, MiB", "p50": "p50, ms", "p99": "p99, ms"}
 
 
@@ -121,12 +122,26 @@ def write_results(results: Sequence[Result], folder: Path, *, is_quick: bool) ->
     (folder / "results.md").write_text(format_page(results, about))
 
 
+def show_in_readme(results: Sequence[Result], readme: Path) -> None:
+    """Exchange what stands between the two marks of the page for the last verdicts."""
+    before, rest = readme.read_text().split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    shown = f"{format_about(describe_run())}\n\n{format_verdicts(results)}"
+    readme.write_text(f"{before}{MARKS[0]}\n\n{shown}\n\n{MARKS[1]}{after}")
+
+
+def format_about(about: Mapping[str, Any]) -> str:
+    """Return in a line when, where and of what the figures are."""
+    machine = ", ".join(about["machine"].values())
+    versions = ", ".join(f"{name} {text}" for name, text in about["versions"].items() if text)
+    return f"{about['date']}, commit `{about['commit']}`, {machine}; {versions}."
+
+
 def format_page(results: Sequence[Result], about: Mapping[str, Any]) -> str:
     """Return all tables as one page."""
-    machine = ", ".join(f"{value}" for value in about["machine"].values())
-    parts = [f"{about['date']}, commit {about['commit']}. {machine}.", format_verdicts(results)]
+    parts = ["# Figures", format_about(about), format_verdicts(results)]
     for result in results:
-        parts.append(f"### {result.row.title}")
+        parts.append(f"## {result.row.title}")
         if result.failure:
             parts.append(f"Failed: {result.failure}")
         parts.append(format_figures(result))

@@ -1,12 +1,13 @@
 """The systems that are measured, each started as its own documentation has it in production."""
 
+import importlib.util
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ PEERS = Path(__file__).parent / "peers"
 START_SECONDS = 30
 
 
-class Missing(Exception):
+class Missing(RuntimeError):
     """A program that a system consists of is not installed."""
 
 
@@ -34,16 +35,28 @@ class System:
     field: str = "file"
     forms: str = ""
     kept: str = "files/*"  # the files that it keeps, as a pattern below its folder
+    program: str = ""  # what must be installed, of Debian's packages
+    module: str = ""  # and of Python's
+
+    def check(self) -> None:
+        """Raise Missing where it is not installed."""
+        if self.program:
+            find_program(self.program)
+        if self.module and importlib.util.find_spec(self.module) is None:
+            raise Missing(f"the Python package {self.module} is not installed")
+        if self.program == "node" and not (PEERS / "node_modules").is_dir():
+            raise Missing("benchmarks/peers/node_modules is not there")
 
     def target(self, name: str) -> Target:
         """Return where to upload; the name counts where the caller chooses the path."""
         path = self.uploads + name if self.method == "PUT" else self.uploads
         return Target(self.method, path, self.field, self.forms)
 
-    def clean(self, folder: Path, spared: Sequence[str] = ()) -> None:
+    def clean(self, folder: Path, spared: Iterable[str] = ()) -> None:
         """Remove what was uploaded, behind the server's back; files with these names stay."""
+        names = frozenset(spared)
         for path in folder.glob(self.kept):
-            if path.name not in spared and path.is_file():
+            if path.name not in names and path.is_file():
                 path.unlink()
 
 
@@ -86,24 +99,22 @@ def _article(_folder: Path, port: int) -> Sequence[str]:
 
 
 def _tus_node(folder: Path, port: int) -> Sequence[str]:
-    if not (PEERS / "node_modules").is_dir():
-        raise Missing("benchmarks/peers/node_modules is not there: make bench installs it")
     return find_program("node"), str(PEERS / "tus_server.mjs"), str(port), str(folder / "files")
 
 
 OURS = System("ours", _ours, kept="files/blobs/*/*")
-NGINX = System("nginx", _nginx, "PUT", "/")
-STARLETTE = System("starlette", _starlette, forms="/form/")
-COPYPARTY = System("copyparty", _copyparty, "PUT", "/", field="f")
+NGINX = System("nginx", _nginx, "PUT", "/", program="nginx")
+STARLETTE = System("starlette", _starlette, forms="/form/", module="uvicorn")
+COPYPARTY = System("copyparty", _copyparty, "PUT", "/", field="f", module="copyparty")
 ARTICLE = System("article", _article)
-TUS_NODE = System("tus-node", _tus_node, uploads="/uploads")
+TUS_NODE = System("tus-node", _tus_node, uploads="/uploads", program="node")
 
 
 @contextmanager
 def running(system: System, folder: Path, *flags: str) -> Iterator[Server]:
     """Run a system on `folder`, made where it is missing, until the block ends.
 
-    Missing where it is not installed. What it says goes into a file, as a log would.
+    What it says goes into a file, as a log would.
     """
     (folder / "files").mkdir(parents=True, exist_ok=True)
     port = find_port()
@@ -122,7 +133,9 @@ def running(system: System, folder: Path, *flags: str) -> Iterator[Server]:
         wait_until_up(server)
         yield server
     finally:
-        server.stop()
+        status = server.stop()
+    if status and system is OURS:
+        raise RuntimeError(f"the service ended with {status}: {last_words(folder)}")
 
 
 def _environment(folder: Path) -> Mapping[str, str]:

@@ -1,5 +1,5 @@
 """The works that are measured, by name, in the order of the tables."""
 
-from benchmarks.rows import bulk, small
+from benchmarks.rows import bulk, crowds, size, small, tail
 
-ROWS = {row.name: row for row in (*bulk.ROWS, *small.ROWS)}
+ROWS = {row.name: row for row in (*bulk.ROWS, *small.ROWS, *tail.ROWS, *crowds.ROWS, *size.ROWS)}

@@ -56,20 +56,41 @@ class Running:
         """Remove what was uploaded, but for files with these names."""
         self.system.clean(self.server.folder, spared)
 
+    def file_of(self, path: str) -> Path:
+        """Return where the bytes of an upload are that is at this path of a URL."""
+        key = path.strip("/").rpartition("/")[2]
+        return next(
+            found for found in self.server.folder.glob(self.system.kept) if found.name == key
+        )
+
+
+def installed(scale: Scale, systems: Sequence[System]) -> Iterator[System]:
+    """Yield those that were chosen and are installed, and say so of those that are not."""
+    for system in systems:
+        if scale.is_chosen(system.name):
+            try:
+                system.check()
+            except Missing as missing:
+                print(f"{system.name} is left out: {missing}", flush=True)
+            else:
+                yield system
+
+
+@contextmanager
+def fresh(scale: Scale, system: System, *flags: str) -> Iterator[Running]:
+    """Run a system on a new folder until the block ends."""
+    with (
+        TemporaryDirectory(dir=scale.folder) as name,
+        running(system, Path(name), *flags) as server,
+    ):
+        yield Running(system, server)
+
 
 @contextmanager
 def started(scale: Scale, systems: Sequence[System]) -> Iterator[Mapping[str, Running]]:
     """Run those that were chosen and are installed, each on a folder of its own."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(dir=scale.folder)))
-        found = {}
-        for system in systems:
-            if not scale.is_chosen(system.name):
-                continue
-            try:
-                server = stack.enter_context(running(system, folder / system.name))
-            except Missing as missing:
-                print(f"{system.name} is left out: {missing}", flush=True)
-            else:
-                found[system.name] = Running(system, server)
-        yield found
+        yield {
+            system.name: stack.enter_context(fresh(scale, system))
+            for system in installed(scale, systems)
+        }

@@ -1,7 +1,7 @@
 """Files of 4 KiB, 32 connections at once."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -11,7 +11,8 @@ from benchmarks.clients import KIB, upload_length
 from benchmarks.figures import Figures, at_least, figures_of_requests
 from benchmarks.processes import Watch
 from benchmarks.rows.bulk import EVERYBODY, store
-from benchmarks.rows.row import Row, Running, Scale, Subjects, started
+from benchmarks.rows.row import Row, Running, Scale, Subjects, fresh, started
+from benchmarks.systems import OURS
 from benchmarks.wrk import Load, run_wrk
 
 SMALL = 4 * KIB
@@ -59,7 +60,9 @@ def make_body(folder: Path) -> Path:
     return body
 
 
-def measure_posts(running: Running, body: Path, seconds: float) -> Figures:
+def measure_posts(
+    running: Running, body: Path, seconds: float, spared: Sequence[str] = ()
+) -> Figures:
     """Upload for `seconds` to a disk that has nothing else to write, and make room again."""
     target = running.system.target(f"{next(_runs)}-")
     if target.method == "PUT":  # each under a name of its own, never used before
@@ -70,7 +73,20 @@ def measure_posts(running: Running, body: Path, seconds: float) -> Figures:
     try:
         return measure_load(running, load, seconds)
     finally:
-        running.clean()
+        running.clean(spared)
+
+
+@contextmanager
+def workers(scale: Scale) -> Iterator[Subjects]:
+    """Prepare GETs of one file from one worker and from two."""
+    with fresh(scale, OURS) as one, fresh(scale, OURS, "--workers", "2") as two:
+        subjects = {}
+        for name, running in (("ours, one worker", one), ("ours", two)):
+            stored = store(running, upload_length, SMALL, "small")
+            load = Load(stored.path)
+            measure_load(running, load, 1)
+            subjects[name] = partial(measure_load, running, load, scale.seconds)
+        yield subjects
 
 
 ROWS = (
@@ -87,5 +103,12 @@ ROWS = (
         "1,000 requests",
         posts,
         (at_least(5, "article"), at_least(1.5, "starlette")),
+    ),
+    Row(
+        "two-workers",
+        "4 KiB GET, two workers against one",
+        "1,000 requests",
+        workers,
+        (at_least(0.9, "ours, one worker", metric="per_cpu"),),
     ),
 )

@@ -180,7 +180,7 @@ def upload_length(address: Address, target: Target, size: int) -> Stored:
 
 def upload_form(address: Address, target: Target, size: int) -> Stored:
     """Upload by a form, as a browser would."""
-    head = _form_head(target.field)
+    head = _form_head(target.field, target.path.rpartition("/")[2] or "large.bin")
     length = len(head) + size + len(_FORM_TAIL)
     path = target.form_path or target.path
     media_type = f"Content-Type: multipart/form-data; boundary={_BOUNDARY}"
@@ -194,11 +194,11 @@ def upload_form(address: Address, target: Target, size: int) -> Stored:
         return _finish(sock, target)
 
 
-def _form_head(field: str) -> bytes:
+def _form_head(field: str, name: str) -> bytes:
     # copyparty's form says first what it is about; for others, it is one more text field.
     return (
-        f"--{_BOUNDARY}\r\nContent-Disposition: form-data; name=act\r\n\r\nbput\r\n"
-        f"--{_BOUNDARY}\r\nContent-Disposition: form-data; name={field}; filename=large.bin\r\n"
+        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="act"\r\n\r\nbput\r\n'
+        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"
     ).encode()
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from PIL import Image
 
-from benchmarks.figures import Verdict, middle
+from benchmarks.figures import Verdict, middle, ratio
 from benchmarks.results import Result, format_number
 
 mpl.use("Agg")
@@ -44,6 +45,7 @@ UNITS = {
     ("cpu", "1,000 requests"): "s per 1,000",
     ("p99", "1,000 requests"): "ms",
 }
+COLORS = 48  # shades of edges included
 MARKS = {0.1: "÷ 10", 0.2: "÷ 5", 0.5: "÷ 2", 1: "bar", 2: "× 2", 5: "× 5", 10: "× 10"}
 MOST_SHOWN = 10.0  # times its bar, beyond which a figure is cut off
 
@@ -74,8 +76,10 @@ def is_worth_showing(result: Result, metric: str, units: Sequence[str]) -> bool:
 
 def save(figure: Any, path: Path) -> None:
     """Write a picture of few colours, and forget the figure."""
-    figure.savefig(path, dpi=110, pil_kwargs={"optimize": True})
+    figure.savefig(path, dpi=110)
     plt.close(figure)
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(COLORS).save(path, optimize=True)
 
 
 def draw_panels(results: Sequence[Result], metric: str, title: str) -> Any:
@@ -93,45 +97,36 @@ def draw_panels(results: Sequence[Result], metric: str, title: str) -> Any:
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     panels = [axis for line in axes for axis in line]
     for axis, result in zip(panels, results, strict=False):
-        draw_panel(axis, result, metric)
+        draw_panel(axis, result, metric, most)
     for axis in panels[len(results) :]:
         axis.set_visible(False)
     return figure
 
 
-def draw_panel(axis: Any, result: Result, metric: str) -> None:
-    """Draw who did how much in one row, and its ratio to nginx, or to the best but ourselves."""
+def draw_panel(axis: Any, result: Result, metric: str, lines: int) -> None:
+    """Draw who did how much in one row, with room for so many lines."""
     found = [(name, middle(runs, metric)) for name, runs in result.rounds.items()]
     values = {name: value for name, value in found if value is not None}
     unit = UNITS.get((metric, result.row.unit), "MiB")
-    reference = choose_reference(values, metric)
     names = list(values)
     axis.barh(names, [values[name] for name in names], color=[color_of(name) for name in names])
     for at, name in enumerate(names):
         label = f" {format_number(values[name])} {unit}"
-        if reference and reference != name and metric != "growth" and values[reference]:
-            label += f"   {format_number(values[name] / values[reference])} × {reference}"
+        beside = ratio(result.rounds, metric, name, result.row.over)
+        if beside is not None and name != result.row.over and metric != "growth":
+            label += f"   {format_number(beside)} × {result.row.over}"
         axis.text(values[name], at, label, va="center", fontsize=8)
-    axis.invert_yaxis()
+    axis.set_ylim(lines - 0.5, -0.5)
     axis.set_title(result.row.title)
     axis.set_xticks([])
-    axis.set_xlim(0, 1.75 * max(*values.values(), 1e-9))
-
-
-def choose_reference(values: dict[str, float], metric: str) -> str:
-    """Return whom the others are compared with."""
-    if "nginx" in values:
-        return "nginx"
-    peers = {name: value for name, value in values.items() if name != "ours"}
-    best = max if metric == "rate" else min
-    return best(peers, key=lambda name: peers[name]) if peers else ""
+    axis.set_xlim(0, 1.95 * max(*values.values(), 1e-9))
 
 
 def color_of(name: str) -> str:
     """Return the colour of a system, wherever it stands."""
-    if name.partition(",")[0] in {"ours", "GET", "POST"}:
-        return OURS
-    return NGINX if name.partition(",")[0] == "nginx" else OTHERS
+    if name.startswith("nginx"):
+        return NGINX
+    return OURS if name.startswith(("ours", "GET", "POST")) else OTHERS
 
 
 def draw_bars(verdicts: Sequence[tuple[str, Verdict]]) -> Any:
@@ -152,13 +147,14 @@ def draw_bars(verdicts: Sequence[tuple[str, Verdict]]) -> Any:
         axis.text(margin, at, label, va="center", ha="left" if margin >= 1 else "right", fontsize=8)
     axis.axvline(1, color=TEXT, linewidth=1)
     axis.set_xscale("log")
-    axis.set_xlim(1 / MOST_SHOWN / 1.6, MOST_SHOWN * 1.6)
+    axis.set_xlim(1 / MOST_SHOWN / 2.5, MOST_SHOWN * 2)
+    axis.set_ylim(len(verdicts) - 0.4, -0.6)
+    axis.spines["left"].set_visible(False)
     axis.set_xticks([], minor=True)
     axis.set_xticks(list(MARKS), list(MARKS.values()))
     axis.set_yticks(
         range(len(verdicts)), [f"{title}:  {verdict.bar.text}" for title, verdict in verdicts]
     )
-    axis.invert_yaxis()
     return figure
 
 

@@ -105,7 +105,7 @@ def _tus_node(folder: Path, port: int) -> Sequence[str]:
 OURS = System("ours", _ours, kept="files/blobs/*/*")
 NGINX = System("nginx", _nginx, "PUT", "/", program="nginx")
 STARLETTE = System("starlette", _starlette, forms="/form/", module="uvicorn")
-COPYPARTY = System("copyparty", _copyparty, "PUT", "/", field="f", module="copyparty")
+COPYPARTY = System("copyparty", _copyparty, "PUT", "/", field="f", forms="/", module="copyparty")
 ARTICLE = System("article", _article)
 TUS_NODE = System("tus-node", _tus_node, uploads="/uploads", program="node")
 

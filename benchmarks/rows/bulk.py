@@ -140,7 +140,7 @@ def measure_patches(running: Running, size: int) -> Figures:
 ROWS = (
     Row(
         "upload-chunked",
-        "upload, chunked, 64 KiB frames",
+        "upload, chunked",
         "GiB",
         uploads(upload_chunked, EVERYBODY),
         (at_least(0.8, "nginx"), at_most(1.8, "nginx")),
@@ -152,17 +152,25 @@ ROWS = (
         uploads(upload_length, EVERYBODY),
         (at_least(0.6, "nginx"), at_most(2.3, "nginx")),
     ),
-    Row("upload-form", "upload, form", "GiB", forms, (at_least(0.8, "ours, chunked"),)),
+    Row(
+        "upload-form",
+        "upload, form",
+        "GiB",
+        forms,
+        (at_least(0.8, "ours, chunked"),),
+        "ours, chunked",
+    ),
     Row(
         "upload-patches",
-        "upload, tus, PATCHes of 8 MiB",
+        "upload, 8 MiB PATCHes of tus",
         "GiB",
         patches,
         (at_least(1.5, "tus-node"), at_least(0.85, "ours, one request")),
+        "tus-node",
     ),
     Row(
         "download",
-        "download, from the page cache",
+        "download",
         "GiB",
         downloads,
         (at_least(1.0, "nginx"), at_most(1.2, "nginx")),

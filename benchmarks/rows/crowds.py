@@ -82,7 +82,7 @@ ROWS = (
     ),
     Row(
         "idle",
-        "1,000 idle connections, kept alive",
+        "1,000 idle connections",
         "",
         of_fresh(measure_idle),
         (at_most(32, metric="growth"),),

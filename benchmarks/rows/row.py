@@ -43,6 +43,7 @@ class Row:
     unit: str  # of which CPU is counted: "GiB" or "1,000 requests", "" where neither
     prepare: Prepare
     bars: Sequence[Bar] = ()
+    over: str = "nginx"  # whom the plots compare with
 
 
 @dataclass(frozen=True)

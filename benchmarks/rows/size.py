@@ -56,7 +56,7 @@ def catalogues(scale: Scale) -> Iterator[Subjects]:
             subjects[f"GET, {size}"] = partial(measure_load, service, load, scale.seconds)
             if rows == many:
                 fewer_asked = partial(measure_load, service, fewer, scale.seconds)
-                subjects[f"GET of 1,000 of them, {size}"] = fewer_asked
+                subjects[f"GET, 1,000 of {size}"] = fewer_asked
             subjects[f"POST, {size}"] = partial(measure_posts, service, body, scale.seconds, ids)
         yield subjects
 
@@ -106,7 +106,7 @@ FEW_POSTS, MANY_POSTS = "POST, 1,000 rows", "POST, 10,000,000 rows"
 ROWS = (
     Row(
         "rows",
-        "4 KiB GET and POST, 1,000 and 10,000,000 rows",
+        "4 KiB, few rows and many",
         "1,000 requests",
         catalogues,
         (
@@ -115,6 +115,7 @@ ROWS = (
             at_most(1.2, FEW_POSTS, subject=MANY_POSTS),
             at_least(round(1 / 1.2, 2), FEW_POSTS, subject=MANY_POSTS),
         ),
+        "",
     ),
     Row(
         "start",

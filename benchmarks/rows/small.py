@@ -92,23 +92,24 @@ def workers(scale: Scale) -> Iterator[Subjects]:
 ROWS = (
     Row(
         "small-get",
-        "4 KiB GET, 32 connections, hot",
+        "4 KiB GET",
         "1,000 requests",
         gets,
         (at_least(0.3, "nginx"), at_least(5, "starlette"), at_least(3, "copyparty")),
     ),
     Row(
         "small-post",
-        "4 KiB POST, 32 connections",
+        "4 KiB POST",
         "1,000 requests",
         posts,
         (at_least(5, "article"), at_least(1.5, "starlette")),
     ),
     Row(
         "two-workers",
-        "4 KiB GET, two workers against one",
+        "4 KiB GET, two workers",
         "1,000 requests",
         workers,
         (at_least(0.9, "ours, one worker", metric="per_cpu"),),
+        "ours, one worker",
     ),
 )

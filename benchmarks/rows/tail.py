@@ -89,7 +89,7 @@ def forget_pages(files: Sequence[Path]) -> None:
 ROWS = (
     Row(
         "tail",
-        "4 KiB GET while 2 upload and 2 download uncached files",
+        "4 KiB GET beside large files",
         "1,000 requests",
         tails,
         (at_most(5, "ours, quiet", metric="p99"),),

@@ -97,6 +97,7 @@ class Watch:
         self.cpu_seconds = self._server.cpu_seconds() - self._cpu
         self._ended.set()
         self._thread.join()
+        self.peak = max(self.peak, self._server.resident(self._pids))
         self.growth = self.peak - self._resident
 
     def _sample(self) -> None:

@@ -83,15 +83,17 @@ def format_figures(result: Result) -> str:
         if any(metric in run for runs in result.rounds.values() for run in runs)
         and not (metric == "seconds" and result.row.unit)
     ]
+    compared = ("rate", "cpu") if "rate" in shown and "ours" in result.rounds else ()
+    words = ("rate", "CPU") if compared else ()
     lines = []
     for name, runs in result.rounds.items():
         cells = [format_number(middle(runs, metric)) for metric in shown]
         beside = [
             "" if name == "ours" else format_number(ratio(result.rounds, metric, "ours", name))
-            for metric in ("rate", "cpu")
+            for metric in compared
         ]
         lines.append([name, *cells, *beside])
-    head = ["who", *(heads[metric] for metric in shown), "ours ÷ it, rate", "ours ÷ it, CPU"]
+    head = ["who", *(heads[metric] for metric in shown), *(f"ours ÷ it, {each}" for each in words)]
     return format_table(head, lines)
 
 

@@ -22,7 +22,7 @@ def run_bench(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_a_quick_run_writes_tables_and_figures(tmp_path: Path) -> None:
-    rows = ["upload-chunked", "upload-patches", "download"]
+    rows = ["upload-chunked"]
     rows += ["small-get"] * (shutil.which("wrk") is not None)
     output = tmp_path / "results"
     flags = ("--quick", "--systems", "ours", "--only", ",".join(rows), "--output", str(output))

@@ -31,6 +31,7 @@ DESCRIPTORS = 16_384
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; 1 where a row failed or, unless it was quick, a bar was missed."""
     flags = parse_flags(arguments)
+    started = time.monotonic()
     allow_descriptors()
     # Servers are stopped and folders removed whatever ends us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in flags.only:
             results.append(run_row(row, scale))
             print_result(results[-1])
+    print(f"{time.monotonic() - started:.0f} seconds in all", flush=True)
     is_whole = len(results) == len(ROWS) and not (flags.quick or flags.systems)
     if output := flags.output or (RESULTS if is_whole else None):
         write_results(results, output, is_quick=flags.quick)
@@ -56,8 +58,8 @@ def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.bench", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--size", type=int, default=1024, help="MiB of a large file (1024)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (5)")
-    parser.add_argument("--seconds", type=float, default=4, help="of small requests, each time (4)")
+    parser.add_argument("--rounds", type=int, default=4, help="how often each is measured (4)")
+    parser.add_argument("--seconds", type=float, default=3, help="of small requests, each time (3)")
     parser.add_argument(
         "--only",
         type=parse_rows,
@@ -100,7 +102,7 @@ def run_row(row: Row, scale: Scale) -> Result:
     failure = ""
     try:
         with row.prepare(scale) as subjects:
-            for _ in range(scale.rounds):
+            for _ in range(row.count_rounds(scale)):
                 for name, act in subjects.items():
                     rounds.setdefault(name, []).append(act())
     except (Refused, RuntimeError, OSError) as error:

@@ -79,6 +79,7 @@ ROWS = (
         "GiB",
         of_fresh(measure_together),
         (at_most(64, metric="growth"),),
+        is_slow=True,
     ),
     Row(
         "idle",
@@ -86,5 +87,6 @@ ROWS = (
         "",
         of_fresh(measure_idle),
         (at_most(32, metric="growth"),),
+        is_slow=True,
     ),
 )

@@ -116,6 +116,7 @@ ROWS = (
             at_least(round(1 / 1.2, 2), FEW_POSTS, subject=MANY_POSTS),
         ),
         "",
+        is_slow=True,
     ),
     Row(
         "start",
@@ -123,5 +124,6 @@ ROWS = (
         "",
         starts,
         (at_most(2, metric="seconds"),),
+        is_slow=True,
     ),
 )

@@ -18,14 +18,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.clients import MIB, Refused
-from benchmarks.figures import Figures, Rounds
+from benchmarks.figures import Figures
 from benchmarks.results import Result, print_result, show_in_readme, write_results
 from benchmarks.rows import ROWS
-from benchmarks.rows.row import Row, Scale
+from benchmarks.rows.row import Row, Scale, Subjects
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent / "README.md"
+SYSTEMS = "ours, nginx, starlette, copyparty, article, tus-node"
 DESCRIPTORS = 16_384
+FAILURES = (Refused, RuntimeError, OSError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if is_whole and not flags.output:
         show_in_readme(results, README)
     if flags.quick:
-        return int(any(result.failure for result in results))
+        return int(any(result.has_failed for result in results))
     return int(not all(result.is_kept for result in results))
 
 
@@ -67,7 +69,7 @@ def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="ROW,...",
         help=", ".join(ROWS),
     )
-    parser.add_argument("--systems", type=parse_names, default=(), metavar="NAME,...")
+    parser.add_argument("--systems", type=parse_names, default=(), metavar="NAME,...", help=SYSTEMS)
     parser.add_argument("--quick", action="store_true", help="next to nothing: does it work?")
     parser.add_argument("--dir", type=Path, help="where files are kept meanwhile ($TMPDIR)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="of results")
@@ -99,15 +101,27 @@ def run_row(row: Row, scale: Scale) -> Result:
     print(f"{row.title} …", file=sys.stderr, flush=True)
     started, load = time.monotonic(), os.getloadavg()[0]
     rounds: dict[str, list[Figures]] = {}
-    failure = ""
+    failures: dict[str, str] = {}
     try:
         with row.prepare(scale) as subjects:
             for _ in range(row.count_rounds(scale)):
-                for name, act in subjects.items():
-                    rounds.setdefault(name, []).append(act())
-    except (Refused, RuntimeError, OSError) as error:
-        failure = f"{type(error).__name__}: {error}"
-    return Result(row, complete(rounds), time.monotonic() - started, load, failure)
+                take_turns(subjects, rounds, failures)
+    except FAILURES as error:
+        failures["all"] = f"{type(error).__name__}: {error}"
+    return Result(row, rounds, time.monotonic() - started, load, failures)
+
+
+def take_turns(
+    subjects: Subjects, rounds: dict[str, list[Figures]], failures: dict[str, str]
+) -> None:
+    """Measure everybody once; who fails is out, and keeps nobody else from being measured."""
+    for name, act in subjects.items():
+        if name not in failures:
+            try:
+                rounds.setdefault(name, []).append(act())
+            except FAILURES as error:
+                failures[name] = f"{type(error).__name__}: {error}"
+                del rounds[name]
 
 
 def draw(results: Sequence[Result], folder: Path) -> None:
@@ -123,12 +137,6 @@ def allow_descriptors() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def complete(rounds: Rounds) -> Rounds:
-    """Leave out a last round that not everybody has finished."""
-    length = min(map(len, rounds.values()), default=0)
-    return {name: runs[:length] for name, runs in rounds.items()}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from benchmarks.systems import find_program
 
 LOADS = Path(__file__).parent / "loads"
 CONNECTIONS = 32
+TIMEOUT_SECONDS = 30  # a slow answer is slow, and no failure
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Report:
 def run_wrk(address: Address, load: Load, seconds: float) -> Report:
     """Ask for `seconds`, rounded up to whole ones; Refused where a request failed."""
     url = f"http://{address[0]}:{address[1]}{load.path}"
-    flags = ("-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "-s", load.script)
+    time = (f"-d{max(1, round(seconds))}s", f"--timeout={TIMEOUT_SECONDS}s")
+    flags = ("-t1", f"-c{CONNECTIONS}", *time, "-s", load.script)
     done = subprocess.run(
         [find_program("wrk"), *flags, url, "--", *load.arguments],
         cwd=LOADS,
@@ -54,8 +56,9 @@ def parse_report(output: str) -> Report:
     if line is None:
         raise Refused(f"wrk reported nothing: {output}")
     report = json.loads(line.removeprefix("report "))
-    if report["errors"] or not report["requests"]:
-        raise Refused(f"{report['errors']} failed beside {report['requests']} requests")
+    failed = {kind: count for kind, count in report["errors"].items() if count}
+    if failed or not report["requests"]:
+        raise Refused(f"of {report['requests']} requests failed: {failed}")
     return Report(
         report["requests"], report["duration"] / 1e6, report["p50"] / 1e3, report["p99"] / 1e3
     )

@@ -31,7 +31,7 @@ def test_a_quick_run_writes_tables_and_figures(tmp_path: Path) -> None:
     record = json.loads((output / "results.json").read_text())
     assert [row["name"] for row in record["rows"]] == rows
     for row in record["rows"]:
-        assert row["failure"] == ""
+        assert row["failures"] == {}
         assert all(figures["rate"] > 0 for figures in row["rounds"]["ours"])
         assert all(figures["peak"] > 10 for figures in row["rounds"]["ours"])
     page = (output / "results.md").read_text()

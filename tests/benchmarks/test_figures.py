@@ -14,7 +14,10 @@ from benchmarks.results import MARKS, Result, format_number, format_table, show_
 from benchmarks.rows import ROWS
 from benchmarks.wrk import Report, parse_report
 
-REPORT = 'report {"requests": 8, "duration": 2000000, "p50": 1500.0, "p99": 9000.0, "errors": 0}'
+REPORT = (
+    'report {"requests": 8, "duration": 2000000, "p50": 1500.0, "p99": 9000.0, '
+    '"errors": {"status": 0, "timeout": 0}}'
+)
 
 
 def test_what_wrk_says_is_read_in_seconds_and_milliseconds() -> None:
@@ -25,7 +28,7 @@ def test_what_wrk_says_is_read_in_seconds_and_milliseconds() -> None:
 @pytest.mark.parametrize(
     "output",
     [
-        REPORT.replace('"errors": 0', '"errors": 1'),
+        REPORT.replace('"status": 0', '"status": 1'),
         REPORT.replace('"requests": 8', '"requests": 0'),
         "Running 2s test",
     ],
@@ -67,7 +70,8 @@ def test_a_row_is_judged_by_its_bars(bar: Bar, word: str) -> None:
 def test_a_row_that_failed_is_not_kept() -> None:
     row = ROWS["idle"]
     assert Result(row, {"ours": [{"growth": 1.0}]}, 1, 1).is_kept
-    assert not Result(row, {"ours": [{"growth": 1.0}]}, 1, 1, failure="OSError").is_kept
+    assert not Result(row, {"ours": [{"growth": 1.0}]}, 1, 1, failures={"ours": "OSError"}).is_kept
+    assert Result(row, {"ours": [{"growth": 1.0}]}, 1, 1, failures={"nginx": "OSError"}).is_kept
     assert not Result(row, {"ours": [{"growth": 33.0}]}, 1, 1).is_kept
 
 

@@ -44,7 +44,7 @@ def catalogues(scale: Scale) -> Iterator[Subjects]:
     body = make_body(scale.folder)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(dir=scale.folder)))
-        subjects = {}
+        gets, posts = {}, {}
         for size, asked in (("1,000 rows", FEW_ROWS), ("10,000,000 rows", ASKED)):
             rows = FEW_ROWS if asked == FEW_ROWS else many
             ids = choose_ids(min(asked, rows), rows)
@@ -53,12 +53,12 @@ def catalogues(scale: Scale) -> Iterator[Subjects]:
             load = load_of(folder / f"{size}.txt", ids)
             fewer = load_of(folder / f"{size}, fewer.txt", ids[:FEW_ROWS])
             measure_load(service, load, 1)
-            subjects[f"GET, {size}"] = partial(measure_load, service, load, scale.seconds)
+            gets[f"GET, {size}"] = partial(measure_load, service, load, scale.seconds)
             if rows == many:
                 fewer_asked = partial(measure_load, service, fewer, scale.seconds)
-                subjects[f"GET, 1,000 of {size}"] = fewer_asked
-            subjects[f"POST, {size}"] = partial(measure_posts, service, body, scale.seconds, ids)
-        yield subjects
+                gets[f"GET, 1,000 of {size}"] = fewer_asked
+            posts[f"POST, {size}"] = partial(measure_posts, service, body, scale.seconds, ids)
+        yield gets | posts  # what is compared stands side by side, also in time
 
 
 def load_of(paths: Path, ids: Sequence[str]) -> Load:

@@ -21,7 +21,7 @@ from file_service.config import Settings
 from file_service.core.files import Files
 from file_service.core.health import Health
 from file_service.core.names import is_id
-from file_service.core.resumable import Resumable
+from file_service.core.resumable import Resumable, Terms
 from file_service.core.upkeep import Upkeep
 from file_service.core.uploads import Uploads
 from file_service.errors import CatalogueUnavailable, StartupError, Unavailable
@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 SAMPLE = 500  # blobs that tell whose a folder is
 LAST_SECONDS = 5.0
+
+# How long an upload stays in hand after a request: most are followed by the next at once.
+KEEP_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +140,18 @@ def build_app(settings: Settings, identity: str) -> web.Application:
                 parts.catalogue,
                 parts.uploads,
                 app[FILES],
-                max_size=settings.max_size,
-                lifetime=timedelta(seconds=settings.upload_seconds),
+                Terms(
+                    max_size=settings.max_size,
+                    lifetime=timedelta(seconds=settings.upload_seconds),
+                    keep_seconds=KEEP_SECONDS if settings.is_alone else 0,
+                ),
             )
             app[HEALTH] = Health(parts.store, parts.catalogue)
             upkeep = asyncio.create_task(parts.upkeep.run())
             yield
             parts.upkeep.stop()
             await upkeep
+            await app[RESUMABLE].close()
             # A request that was cut off may still be publishing, or taking itself back.
             await wait_for_all(LAST_SECONDS)
 

@@ -108,6 +108,11 @@ class Settings(BaseSettings):
         scheme, _, rest = self.database_url.partition(":///")
         return Path(rest.partition("?")[0]) if scheme == _DRIVERS["sqlite"] else None
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether this is one process, with a catalogue that is nobody else's."""
+        return self.workers == 1 and self.embedded_path is not None
+
 
 def parse_size(text: str) -> int:
     """Return a number of bytes that may carry a unit; ValueError for what is none."""

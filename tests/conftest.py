@@ -109,6 +109,12 @@ def settings(database_url: str, folder: Path) -> Settings:
 
 
 @pytest.fixture
+def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No upload stays in hand after a request: the test changes its row behind its back."""
+    monkeypatch.setattr("file_service.app.KEEP_SECONDS", 0)
+
+
+@pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     engine = connect(database_url)
     yield Database(engine)

@@ -67,14 +67,11 @@ class UploadRows:
         async with self._database.writing() as connection:
             await connection.execute(_by_holder(held).values(is_held=False))
 
-    async def advance(
-        self, held: Upload, offset: int, *, expires_at: datetime, is_held: bool
-    ) -> Upload:
+    async def advance(self, held: Upload, offset: int, *, expires_at: datetime) -> Upload:
         """Move the offset to `offset` durable bytes; UploadLost where somebody else holds it."""
         async with self._database.writing() as connection:
-            values = {"offset": offset, "expires_at": expires_at, "is_held": is_held}
-            await _change(connection, held, values)
-        return replace(held, offset=offset, expires_at=expires_at, is_held=is_held)
+            await _change(connection, held, {"offset": offset, "expires_at": expires_at})
+        return replace(held, offset=offset, expires_at=expires_at)
 
     async def declare(self, held: Upload, length: int) -> Upload:
         """Write down the length, once it is known."""

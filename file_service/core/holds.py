@@ -38,10 +38,16 @@ class Wish(IntEnum):
 
 
 class Hold:
-    """An upload in the hands of one request; `is_wanted` once it has to let go."""
+    """An upload in the hands of one request; `is_wanted` once it has to let go.
+
+    Where it `keeps`, it stays held for a moment after the request: the next one mostly follows.
+    """
 
     def __init__(self, upload: Upload) -> None:
         self.upload = upload
+        self.keeps = False
+        self.is_idle = False  # kept, and in the hands of no request
+        self.timer: asyncio.TimerHandle | None = None
         self.ended = asyncio.Event()
         self._wanted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._silent_since: float | None = None
@@ -92,13 +98,16 @@ class Holds:
 
     The lock on the stage tells who holds an upload; the row tells holders elsewhere that they are
     wanted; the fence in the row makes void what a holder that lost its lock still does.
+    `keep_seconds` is for a process that has no others beside it: they would have to wait.
     """
 
-    def __init__(self, store: BlobStore, rows: UploadRows) -> None:
+    def __init__(self, store: BlobStore, rows: UploadRows, *, keep_seconds: float = 0.0) -> None:
         self._store = store
         self._rows = rows
+        self._keep_seconds = keep_seconds
         self._holds: dict[str, Hold] = {}
         self._watcher: asyncio.Task[None] | None = None
+        self._cooling: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def hold(self, upload_id: str, wish: Wish) -> AsyncIterator[Hold]:
@@ -106,7 +115,27 @@ class Holds:
 
         UploadBusy where another request does not let go, UploadNotFound where it is not open.
         """
-        await self._take(upload_id, wish)
+        hold = await self._take(upload_id, wish)
+        try:
+            yield hold
+        except BaseException:
+            hold.keeps = False
+            raise
+        finally:
+            if not self._put_down(hold):
+                await to_its_end(self._let_go(hold))
+
+    def find_idle(self, upload_id: str) -> Upload | None:
+        """Return an upload that is kept: nobody else can have changed it."""
+        hold = self._holds.get(upload_id)
+        return hold.upload if hold is not None and hold.is_idle else None
+
+    async def close(self) -> None:
+        """Let go of what is kept."""
+        for hold in [each for each in self._holds.values() if each.is_idle]:
+            await self._cool(hold)
+
+    async def _claim(self, upload_id: str) -> Hold:
         try:
             hold = Hold(await self._rows.claim(upload_id))
             await self._store.truncate(upload_id, hold.upload.offset)
@@ -115,17 +144,56 @@ class Holds:
             raise
         self._holds[upload_id] = hold
         self._watch()
-        try:
-            yield hold
-        finally:
+        return hold
+
+    # ── between two requests ──
+
+    def _pick_up(self, upload_id: str) -> Hold | None:
+        """Return a hold that is kept."""
+        hold = self._holds.get(upload_id)
+        if hold is None or not hold.is_idle:
+            return None
+        self._wake(hold)
+        hold.keeps = False
+        return hold
+
+    def _put_down(self, hold: Hold) -> bool:
+        """Keep a hold for the next request; False where nothing is to be kept."""
+        is_over = hold.upload.is_finished or hold.is_wanted
+        if not hold.keeps or is_over or not self._keep_seconds:
+            return False
+        loop = asyncio.get_running_loop()
+        hold.is_idle = True
+        hold.timer = loop.call_later(self._keep_seconds, self._cool_soon, hold)
+        return True
+
+    @staticmethod
+    def _wake(hold: Hold) -> None:
+        hold.is_idle = False
+        if hold.timer is not None:
+            hold.timer.cancel()
+
+    def _cool_soon(self, hold: Hold) -> None:
+        task = asyncio.create_task(self._cool(hold))
+        self._cooling.add(task)
+        task.add_done_callback(self._cooling.discard)
+
+    async def _cool(self, hold: Hold) -> None:
+        """Let go of a hold that is kept, unless a request was faster."""
+        if hold.is_idle:
+            self._wake(hold)
             await to_its_end(self._let_go(hold))
 
-    async def _take(self, upload_id: str, wish: Wish) -> None:
-        """Lock the stage; where another has it, tell it so."""
+    # ── those who want the same ──
+
+    async def _take(self, upload_id: str, wish: Wish) -> Hold:
+        """Take what is kept, or lock the stage; where another has it, tell it so."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE_SECONDS
         has_wished = False
-        while not await self._store.hold(upload_id):
+        while (hold := self._pick_up(upload_id)) is None:
+            if await self._store.hold(upload_id):
+                return await self._claim(upload_id)
             if loop.time() > deadline:
                 raise UploadBusy("Another request is at work on this upload.")
             hold = self._holds.get(upload_id)
@@ -133,6 +201,7 @@ class Holds:
                 await self._rows.wish(upload_id, wish)
                 has_wished = True
             await self._wait(hold, wish)
+        return hold
 
     @staticmethod
     async def _wait(hold: Hold | None, wish: Wish) -> None:
@@ -173,3 +242,4 @@ class Holds:
             for upload_id, wish in wishes.items():
                 if hold := self._holds.get(upload_id):
                     hold.want(Wish(wish))
+                    await self._cool(hold)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from math import inf
 from uuid import uuid4
@@ -51,8 +51,20 @@ PART_LIFETIME = timedelta(minutes=10)
 Tell = Callable[[int], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What uploads in many requests are granted: bytes, and time since the last request.
+
+    An upload stays in hand for `keep_seconds` after each.
+    """
+
+    max_size: int | None = None
+    lifetime: timedelta = timedelta(days=1)
+    keep_seconds: float = 0.0
+
+
 class Resumable:
-    """Makes files out of many requests; `max_size` in bytes, `lifetime` since the last of them."""
+    """Makes files out of many requests."""
 
     def __init__(
         self,
@@ -60,19 +72,20 @@ class Resumable:
         catalogue: Catalogue,
         rows: UploadRows,
         files: Files,
-        *,
-        max_size: int | None = None,
-        lifetime: timedelta = timedelta(days=1),
+        terms: Terms | None = None,
     ) -> None:
+        self.terms = terms or Terms()
         self._store = store
         self._catalogue = catalogue
         self._rows = rows
         self._files = files
-        self._holds = Holds(store, rows)
+        self._holds = Holds(store, rows, keep_seconds=self.terms.keep_seconds)
         self._followed: OrderedDict[str, Followed] = OrderedDict()
         self._reading: dict[str, asyncio.Task[Followed]] = {}
-        self.max_size = max_size
-        self.lifetime = lifetime
+
+    async def close(self) -> None:
+        """Let go of every upload that is in hand."""
+        await self._holds.close()
 
     async def create(self, new: NewUpload, manner: Manner) -> Upload:
         """Make an upload that has no bytes yet.
@@ -80,7 +93,7 @@ class Resumable:
         TooLarge, NoRoom or Unavailable where it cannot succeed: what others have declared, and not
         sent yet, is theirs.
         """
-        check_size(new.length, self.max_size)
+        check_size(new.length, self.terms.max_size)
         await self._catalogue.admit()
         await self._store.admit((new.length or 0) + await self._rows.sum_reserved())
         now = datetime.now(UTC)
@@ -90,7 +103,7 @@ class Resumable:
             manner=manner,
             offset=0,
             created_at=now,
-            expires_at=now + self.lifetime,
+            expires_at=now + self.terms.lifetime,
         )
         await self._rows.add(upload)
         return upload
@@ -104,7 +117,7 @@ class Resumable:
         if not is_id(upload_id):
             raise UploadNotFound("An upload's id is a lower-case UUID of version 4.")
         try:
-            upload = await self._rows.get(upload_id)
+            upload = self._holds.find_idle(upload_id) or await self._rows.get(upload_id)
         except UploadNotFound as error:
             return await self._find_file(upload_id, error)
         if not upload.is_finished and upload.expires_at <= datetime.now(UTC):
@@ -137,6 +150,7 @@ class Resumable:
             async with self._holds.hold(upload.id, Wish.AT_ONCE) as hold:
                 if hold.upload.is_complete:
                     await to_its_end(self._finish(hold))
+                hold.keeps = True
                 return hold.upload
         except UploadNotFound:
             return await self.find(upload.id)  # finished, or cancelled, meanwhile
@@ -165,6 +179,7 @@ class Resumable:
             await hold.run(self._receive(hold, part, chunks, tell))
             if hold.upload.is_complete or part.is_last:
                 await to_its_end(self._finish(hold))
+            hold.keeps = True
             return hold.upload
 
     async def concatenate(self, new: NewUpload, manner: Manner, parts: Sequence[str]) -> Upload:
@@ -203,7 +218,7 @@ class Resumable:
         if length is not None and length != upload.length:
             if upload.length is not None or length < upload.offset:
                 raise LengthMismatch("The length is not the one that was declared before.")
-            check_size(length, self.max_size)
+            check_size(length, self.terms.max_size)
             hold.upload = await self._rows.declare(upload, length)
         if part.size is not None:
             self._check_end(hold.upload, part.offset + part.size)
@@ -211,7 +226,7 @@ class Resumable:
     def _check_end(self, upload: Upload, end: int) -> None:
         if upload.length is not None and end > upload.length:
             raise TooLarge(f"The upload has a length of {upload.length} bytes.")
-        check_size(end, self.max_size)
+        check_size(end, self.terms.max_size)
 
     async def _receive(self, hold: Hold, part: Append, chunks: Chunks, tell: Tell | None) -> None:
         followed = await self._follow(hold.upload)
@@ -232,7 +247,7 @@ class Resumable:
         batches = Batches(self._limit(hold.upload, chunks), hold)
         async for batch in batches:
             offset = await self._store.append(hold.upload.id, hold.upload.offset, batch, see=see)
-            await self._advance(hold, offset, is_held=not batches.is_last)
+            await self._advance(hold, offset)
             if tell is not None and not batches.is_last:
                 await tell(offset)
 
@@ -254,7 +269,7 @@ class Resumable:
         batches = Batches(self._limit(hold.upload, summed), hold, size=inf, seconds=inf)
         async for batch in batches:
             offset = await self._store.append(hold.upload.id, offset, batch, see=see)
-        await self._advance(hold, offset, is_held=False)
+        await self._advance(hold, offset)
         return followed
 
     async def _limit(self, upload: Upload, chunks: Chunks) -> AsyncIterator[Chunk]:
@@ -265,11 +280,9 @@ class Resumable:
             self._check_end(upload, position)
             yield chunk
 
-    async def _advance(self, hold: Hold, offset: int, *, is_held: bool) -> None:
-        expires_at = datetime.now(UTC) + self.lifetime
-        hold.upload = await self._rows.advance(
-            hold.upload, offset, expires_at=expires_at, is_held=is_held
-        )
+    async def _advance(self, hold: Hold, offset: int) -> None:
+        expires_at = datetime.now(UTC) + self.terms.lifetime
+        hold.upload = await self._rows.advance(hold.upload, offset, expires_at=expires_at)
 
     # ── digests ──
 
@@ -342,7 +355,7 @@ class Resumable:
     async def _put_together(self, hold: Hold, parts: Sequence[str]) -> None:
         try:
             offset = await self._store.concatenate(hold.upload.id, parts)
-            await self._advance(hold, offset, is_held=True)
+            await self._advance(hold, offset)
             await self._finish(hold)
         except Unavailable:
             raise  # its outcome may be a file

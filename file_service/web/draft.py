@@ -127,9 +127,9 @@ def _format_state(request: web.Request, upload: Upload) -> dict[str, str]:
 
 
 def _format_limits(request: web.Request, upload: Upload | None) -> str:
-    resumable = request.app[RESUMABLE]
+    terms = request.app[RESUMABLE].terms
     return format_limits(
-        upload, max_size=resumable.max_size, max_age=int(resumable.lifetime.total_seconds())
+        upload, max_size=terms.max_size, max_age=int(terms.lifetime.total_seconds())
     )
 
 

@@ -11,7 +11,9 @@ from file_service.web.uploads import parse_raw
 
 async def get_options(request: web.Request) -> web.Response:
     """Answer with what the service speaks, for clients of both dialects."""
-    headers = tus.format_options(request.app[RESUMABLE].max_size) | draft.format_options(request)
+    headers = tus.format_options(request.app[RESUMABLE].terms.max_size) | draft.format_options(
+        request
+    )
     return web.Response(headers=headers)  # 200: some browsers refuse a 204
 
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -13,15 +14,17 @@ from file_service.catalogue.queries import Catalogue
 from file_service.catalogue.uploads import UploadRows
 from file_service.core import resumable as module
 from file_service.core.files import Files
-from file_service.core.resumable import Resumable
+from file_service.core.resumable import Resumable, Terms
 from file_service.core.upkeep import Settled, Upkeep
 from file_service.errors import (
     CatalogueUnavailable,
     FileServiceError,
     NoRoom,
+    OffsetMismatch,
     StoreUnavailable,
     Unavailable,
     UploadBusy,
+    UploadNotFound,
 )
 from file_service.models import TUS, Append, Manner, NewUpload, Upload
 from tests.core.test_uploads import lying_in, stream
@@ -30,8 +33,9 @@ from tests.doubles import Failing
 BODY = os.urandom(300_000)
 
 
-def make(store: Any, catalogue: Any, rows: Any) -> Resumable:
-    return Resumable(store, catalogue, rows, Files(store, catalogue, rows))
+def make(store: Any, catalogue: Any, rows: Any, *, keep_seconds: float = 0) -> Resumable:
+    terms = Terms(keep_seconds=keep_seconds)
+    return Resumable(store, catalogue, rows, Files(store, catalogue, rows), terms)
 
 
 @pytest.fixture
@@ -102,6 +106,64 @@ async def test_what_was_durable_before_the_disk_filled_up_is_kept(
     assert found.offset == 100_000
     await add(uploading, found, BODY[100_000:])
     await check_file(catalogue, upload)
+
+
+async def test_an_upload_that_is_kept_in_hand_is_claimed_once(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows
+) -> None:
+    uploading = make(store, catalogue, rows, keep_seconds=60)
+    with patch.object(rows, "claim", wraps=rows.claim) as claim:
+        upload = await begin(uploading)
+        for start in range(0, len(BODY), 100_000):
+            upload = await add(uploading, upload, BODY[start : start + 100_000])
+        assert claim.call_count == 1
+    await check_file(catalogue, upload)
+    assert await store.hold(upload.id)  # let go of with its end
+
+
+async def test_an_upload_is_kept_in_hand_for_its_time_only(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows
+) -> None:
+    uploading = make(store, catalogue, rows, keep_seconds=0.1)
+    upload = await add(uploading, await begin(uploading), BODY[:100])
+    assert not await store.take_over(upload.id)
+    async with asyncio.timeout(10):
+        while (await rows.get(upload.id)).is_held:
+            await asyncio.sleep(0.05)
+    assert await store.take_over(upload.id)
+
+
+async def test_what_is_kept_in_hand_is_let_go_at_the_end(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows
+) -> None:
+    uploading = make(store, catalogue, rows, keep_seconds=60)
+    upload = await add(uploading, await begin(uploading), BODY[:100])
+    await uploading.close()
+    assert not (await rows.get(upload.id)).is_held
+    assert await store.take_over(upload.id)
+
+
+async def test_an_upload_that_is_kept_in_hand_can_be_cancelled(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows
+) -> None:
+    uploading = make(store, catalogue, rows, keep_seconds=60)
+    upload = await add(uploading, await begin(uploading), BODY[:100])
+    await uploading.cancel(upload)
+    with pytest.raises(UploadNotFound):
+        await uploading.find(upload.id)
+    assert lying_in(store._folder) == []
+
+
+async def test_a_request_that_waits_for_another_takes_up_what_that_keeps(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows
+) -> None:
+    uploading = make(store, catalogue, rows, keep_seconds=60)
+    upload = await begin(uploading)
+    outcomes = await asyncio.gather(
+        *(add(uploading, upload, BODY[:100]) for _ in range(10)), return_exceptions=True
+    )
+    assert [type(each) for each in outcomes].count(OffsetMismatch) == 9
+    assert (await uploading.find(upload.id)).offset == 100
 
 
 async def test_bytes_that_a_dead_process_left_behind_the_offset_are_cut_off(

@@ -232,6 +232,7 @@ async def test_a_name_that_no_file_may_have_creates_nothing(client: Client, name
 # ── expiration ──
 
 
+@pytest.mark.usefixtures("nothing_kept")
 async def test_an_upload_expires_and_activity_puts_it_off(serve: Serve, rows: UploadRows) -> None:
     client = await serve(upload_seconds=100)
     url = await create(client)

@@ -249,6 +249,34 @@ async def test_an_upload_stalled_at_one_worker_goes_on_at_another(
         await again.close()
 
 
+async def test_an_upload_that_one_service_keeps_in_hand_goes_on_at_another(
+    make_service: MakeService,
+) -> None:
+    services = [address_of(make_service()), address_of(make_service())]
+    url = await create_at(services[0], len(BODY))
+    step = len(BODY) // 4
+    for number in range(4):
+        here, there = services[number % 2], services[(number + 1) % 2]
+        async with asyncio.timeout(4):
+            assert await offset_at(here, url) == number * step
+        piece = BODY[number * step : (number + 1) * step]
+        headers = {"Upload_Offset": str(number * step), "Content_Length": str(len(piece))}
+        headers["Content_Type"] = BYTES["Content-Type"]
+        wire = await Wire.to(here)
+        fields = "".join(f"{name.replace('_', '-')}: {text}\r\n" for name, text in headers.items())
+        path = urlsplit(url).path
+        await wire.send(
+            f"PATCH {path} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\n{fields}\r\n".encode(),
+            piece,
+        )
+        assert (await wire.receive()).status == 204
+        await wire.close()
+        if number < 3:  # the one that kept it before has an offset that is too old
+            late = await ask(there, "PATCH", url, **headers | {"Content_Length": "0"})
+            assert late.status == 409
+    assert (await ask(services[0], "GET", file_of(url))).body == BODY
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 async def test_what_was_durable_outlives_the_service(
     make_service: MakeService, leftovers: Leftovers, how: signal.Signals
@@ -279,6 +307,7 @@ async def wait_until_advanced(leftovers: Leftovers, url: str) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.usefixtures("nothing_kept")
 async def test_upkeep_leaves_unfinished_uploads_alone_and_removes_expired_ones(
     client: Client, upkeep: Upkeep, rows: UploadRows, catalogue: Catalogue, leftovers: Leftovers
 ) -> None:

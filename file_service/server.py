@@ -1,6 +1,7 @@
 """Worker processes: bind, fork, replace the dead, stop them all gracefully."""
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -129,6 +130,10 @@ async def run_worker(
     loop.set_exception_handler(_LogSeldom())
     runner = make_runner(build_app(settings, identity), settings)
     await runner.setup()
+    # What was made until now stays, and requests make few cycles: looked for as often as by
+    # default, they cost more than they would take.
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
     try:
         await web.SockSite(runner, sock, backlog=ACCEPTED_AT_ONCE).start()
         sock.listen(BACKLOG)  # which the site has set to the former

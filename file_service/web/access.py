@@ -1,8 +1,11 @@
 """The access log: one line and one count for every request."""
 
 import logging
+import os
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import count
+from secrets import token_hex
 
 from file_service.metrics import Counter
 
@@ -30,6 +33,15 @@ class Access:
     seconds: float
     remote: str | None
     is_cut: bool = False
+
+
+_process = token_hex(8)
+_requests = count()
+
+
+def make_request_id() -> str:
+    """Return an id that no other request has: for logs, so it need not be hard to guess."""
+    return f"{_process}{os.getpid():08x}{next(_requests):08x}"
 
 
 def tell(access: Access) -> None:

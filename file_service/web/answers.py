@@ -7,11 +7,10 @@ not parsed and not handled a second time. So there is no second parser to disagr
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from uuid import uuid4
 
 from aiohttp.helpers import rfc822_formatted_time
 
-from file_service.web.access import Access, tell
+from file_service.web.access import Access, make_request_id, tell
 
 LONGEST_HEAD = 4 * 1024
 MOST_ANSWERS = 1024
@@ -72,7 +71,7 @@ class Answers:
         if not answer.is_current():
             self._drop(key)
             return None
-        request_id = answer.request_id or uuid4().hex
+        request_id = answer.request_id or make_request_id()
         found = answer.render(request_id)
         tell(
             Access(

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from uuid import uuid4
 
 from aiohttp import EMPTY_PAYLOAD, HttpVersion11, StreamReader, web
 from aiohttp.http_exceptions import LineTooLong
@@ -20,6 +19,7 @@ from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, _ErrInfo
 from multidict import CIMultiDictProxy
 
 from file_service.errors import CutShort
+from file_service.web.access import make_request_id
 from file_service.web.answers import LONGEST_HEAD, Answer, Answers, format_fields
 from file_service.web.framing import Framing
 from file_service.web.headers import combine
@@ -224,7 +224,7 @@ class Connection(web.RequestHandler):
         if not self._is_idle() or not isinstance(self.transport, asyncio.Transport):
             self.close()  # after the answer to what came before
             return
-        self.transport.write(format_response(render_broken_request(uuid4().hex, 431)))
+        self.transport.write(format_response(render_broken_request(make_request_id(), 431)))
         # What still arrives is thrown away, until the head's time is over: closed at once, the
         # connection would be reset before the client has read the answer.
         self.transport.write_eof()
@@ -318,7 +318,7 @@ class Connection(web.RequestHandler):
             raise exc  # the client left while its answer was sent: nobody to tell
         if status != 400:
             return super().handle_error(request, status, exc, message)
-        request_id = uuid4().hex
+        request_id = make_request_id()
         extra = {"remote": request.remote, "request_id": request_id}
         logger.info("a request could not be parsed", extra=extra)
         response = render_broken_request(request_id, _choose_status(exc))

@@ -5,12 +5,11 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import uuid4
 
 from aiohttp import web
 
 from file_service import errors
-from file_service.web.access import Access, tell
+from file_service.web.access import Access, make_request_id, tell
 from file_service.web.body import check_framing, is_passed_over
 from file_service.web.connection import Connection
 from file_service.web.keys import CREATED, HEALTH, IS_CUT, REQUEST_ID
@@ -121,7 +120,7 @@ def _choose_request_id(sent: str | None) -> str:
     """Take over the caller's id where it is one that a log can hold, else make one."""
     if sent is not None and _SANE_REQUEST_ID.fullmatch(sent):
         return sent
-    return uuid4().hex
+    return make_request_id()
 
 
 def _check_host(request: web.Request) -> None:

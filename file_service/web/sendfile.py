@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -13,12 +14,16 @@ from aiohttp import web
 from file_service.errors import BlobMissing, FileServiceError
 from file_service.metrics import Counter
 from file_service.models import File
+from file_service.tasks import to_its_end
 from file_service.web.keys import FILES, IS_CUT, LIMITS, REQUEST_ID
 from file_service.web.render import PROBLEMS
 
 logger = logging.getLogger(__name__)
 
 SENT = Counter("sent_bytes", "Bytes of files in answers, or ranges of them, that were sent whole.")
+
+# Bytes after which a fast client's download leaves its thread to another.
+TURN = 16 * 1024 * 1024
 
 Segment = bytes | range
 """A piece of a response's body: bytes as they are, or a span of the blob."""
@@ -64,24 +69,69 @@ async def _send_segment(
 ) -> None:
     if isinstance(segment, bytes):
         await response.write(segment)
-    elif blob is None or not await _send_span(request, blob, segment):
+    elif blob is None:
         await _copy_span(request, response, file, segment)
+    else:
+        await _send_span(request, blob, segment)
 
 
-async def _send_span(request: web.Request, blob: BinaryIO, span: range) -> bool:
-    """Have the kernel send the span; False, and nothing sent, where the loop cannot ask it to."""
+async def _send_span(request: web.Request, blob: BinaryIO, span: range) -> None:
+    """Have the kernel send the span, from a thread: the disk may take its time to read it.
+
+    A reader that stops is the kernel's to notice, by the server's TCP_USER_TIMEOUT.
+    """
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the client left")
+    transport.set_write_buffer_limits(0)
+    await request.writer.drain()  # what was written before it goes before it
+    transport.set_write_buffer_limits()
+    # The transport's own descriptor cannot be waited on beside it.
+    sock = os.dup(transport.get_extra_info("socket").fileno())
     try:
-        # A reader that stops is the kernel's to notice, by the server's TCP_USER_TIMEOUT.
-        loop = asyncio.get_running_loop()
-        sent = await loop.sendfile(transport, blob, span.start, len(span))
-    except NotImplementedError:  # uvloop
-        return False
-    if sent != len(span):
-        raise BlobMissing("The blob shrank while it was sent.")
-    return True
+        await _send_all(sock, blob.fileno(), span)
+    finally:
+        os.close(sock)
+
+
+async def _send_all(sock: int, blob: int, span: range) -> None:
+    loop = asyncio.get_running_loop()
+    offset = span.start
+    while offset < span.stop:
+        until = min(span.stop, offset + TURN)
+        sent = await to_its_end(loop.run_in_executor(None, _send_now, sock, blob, offset, until))
+        offset += sent
+        if offset < until:
+            await _wait_for_room(sock)
+
+
+def _send_now(sock: int, blob: int, start: int, stop: int) -> int:
+    """Send until the socket is full; return how many bytes. BlobMissing at the blob's end."""
+    offset = start
+    while offset < stop:
+        try:
+            sent = os.sendfile(sock, blob, offset, stop - offset)
+        except BlockingIOError:
+            break
+        if sent == 0:
+            raise BlobMissing("The blob shrank while it was sent.")
+        offset += sent
+    return offset - start
+
+
+async def _wait_for_room(sock: int) -> None:
+    loop = asyncio.get_running_loop()
+    is_writable = loop.create_future()
+    loop.add_writer(sock, _settle, is_writable)
+    try:
+        await is_writable
+    finally:
+        loop.remove_writer(sock)
+
+
+def _settle(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 async def _copy_span(

@@ -1,4 +1,6 @@
+import asyncio
 import hashlib
+import io
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -6,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from file_service.web.downloads import SMALL
 from file_service.web.headers import format_digests
 from tests.conftest import Client, Leftovers
 from tests.wire import Wire
@@ -161,7 +164,7 @@ async def _pretend_size(leftovers: Leftovers, file_id: str, size: int) -> None:
 async def test_after_an_empty_file_the_connection_is_in_step(client: Client) -> None:
     paths = []
     for body in (b"", b"abc"):
-        async with client.post("/files/", data=body) as response:
+        async with client.post("/files/", data=io.BytesIO(body)) as response:
             paths.append(response.headers["Location"])
     wire = await Wire.to(client)
     for path, body in ((paths[0], b""), (paths[1], b"abc"), (paths[0], b""), (paths[1], b"abc")):
@@ -174,7 +177,7 @@ async def test_after_an_empty_file_the_connection_is_in_step(client: Client) -> 
 async def test_an_error_behind_the_head_is_no_second_answer(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with client.post("/files/", data=b"abc") as response:
+    async with client.post("/files/", data=b"abc" * SMALL) as response:
         path = response.headers["Location"]
 
     async def fail(*_args: object) -> None:
@@ -188,3 +191,41 @@ async def test_an_error_behind_the_head_is_no_second_answer(
         assert received.count(b"HTTP/1.1 ") <= 1
         assert await wire.is_closed()
     await wire.close()
+
+
+async def test_a_reader_that_pauses_gets_every_byte_once(client: Client) -> None:
+    body = os.urandom(30_000_000)  # more than the sockets hold, and more than one turn sends
+    async with client.post("/files/", data=io.BytesIO(body)) as response:
+        path = response.headers["Location"]
+    wire = await Wire.to(client)
+    await wire.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 2)
+    wire.pause()
+    await asyncio.sleep(0.5)
+    wire.resume()
+    for _ in range(2):
+        assert (await wire.receive()).body == body
+    await wire.close()
+
+
+async def test_a_reader_that_leaves_in_the_middle_costs_no_descriptor(client: Client) -> None:
+    async with client.post("/files/", data=io.BytesIO(bytes(30_000_000))) as response:
+        path = response.headers["Location"]
+
+    async def leave() -> None:
+        wire = await Wire.to(client)
+        await wire.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await wire.reader.readexactly(100_000)
+        wire.writer.transport.abort()
+        await wire.close()
+
+    await leave()
+    before = count_descriptors()
+    for _ in range(20):
+        await leave()
+    async with asyncio.timeout(10):
+        while count_descriptors() > before:
+            await asyncio.sleep(0.01)
+
+
+def count_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))

@@ -14,9 +14,18 @@ FINE = 16 * 1024
 COARSE = 1 << 30
 SMALLEST_CHUNK = 512
 
-# RFC 9112 §7.1; the extensions mean nothing to the service (§7.1.1: to be ignored).
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\x00-\x08\n-\x1f\x7f]*)?\r\n")
-_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\n-\x1f\x7f]*\r\n")
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+
+# RFC 9112 §7.1; the extensions mean nothing to the service (§7.1.1: to be ignored), but what is no
+# extension may mean something to somebody before it.
+_SIZE = re.compile(
+    rb"([0-9A-Fa-f]{1,16})(?:;%b(?:=(?:%b|\"[^\x00-\x08\n-\x1f\"\\\x7f]*\"))?)*\r\n"
+    % (_TOKEN, _TOKEN)
+)
+_TRAILER = re.compile(rb"(%b):[^\x00-\x08\n-\x1f\x7f]*\r\n" % _TOKEN)
+
+# RFC 9110 §6.5.1: what tells where a message ends, or whom it is for, is never a trailer.
+_NO_TRAILERS = {b"content-length", b"host", b"transfer-encoding"}
 
 
 class Counted:
@@ -128,7 +137,8 @@ class Chunked:
         if line == b"\r\n":
             return _Expected.NOTHING
         self._trailers += len(line)
-        if _TRAILER.fullmatch(line) is None or self._trailers > LONGEST_TRAILERS:
+        match = _TRAILER.fullmatch(line)
+        if match is None or match[1].lower() in _NO_TRAILERS or self._trailers > LONGEST_TRAILERS:
             raise CutShort("A trailer field could not be parsed.")
         return _Expected.TRAILER  # RFC 9112 §7.1.2: to be discarded
 

@@ -18,7 +18,7 @@ from file_service.web.framing import (
     Framing,
 )
 
-EXTENSIONS = st.sampled_from([b"", b";a", b";a=b", b';a="b c"', b";\xff"])
+EXTENSIONS = st.sampled_from([b"", b";a", b";a=b", b';a="b c\xff"', b";a;b=c"])
 TRAILERS = st.lists(st.sampled_from([b"X: y\r\n", b"Repr-Digest: sha-256=:x:\r\n", b"e:\r\n"]))
 
 
@@ -81,6 +81,8 @@ def broken() -> Iterator[bytes]:
         yield size + b"\r\nhello\r\n0\r\n\r\n"
     for end in (b"\n", b"\r\r\n", b" \r\n", b"\0\r\n", b";\0\r\n", b";\n\r\n", b";\r\r\n"):
         yield b"5" + end + b"hello\r\n0\r\n\r\n"
+    for extension in (b"a b", b"", b"a=", b'a="', b'a="\r"', b"a=b c", b"GET / HTTP/1.1", b"\xff"):
+        yield b"5;" + extension + b"\r\nhello\r\n0\r\n\r\n"
     for behind in (b"", b"\n", b"\r", b"x\r\n", b"\r\r\n", b"\n\r\n"):
         yield b"5\r\nhello" + behind + b"0\r\n\r\n"
     for trailer in (
@@ -93,6 +95,8 @@ def broken() -> Iterator[bytes]:
         b"\n",
     ):
         yield b"0\r\n" + trailer + b"\r\n"
+    for field in (b"Content-Length: 5", b"transfer-encoding: chunked", b"HOST: x"):
+        yield b"0\r\n" + field + b"\r\n\r\n"
     yield b"1" * 17 + b"\r\n"
     yield b"5;" + b"x" * LONGEST_LINE
     yield b"0\r\n" + b"x: y\r\n" * LONGEST_TRAILERS

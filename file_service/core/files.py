@@ -70,13 +70,9 @@ class Files:
             await self._catalogue.get_file(file.id)
             raise
 
-    def is_unchanged(self, file: File, stamp: Stamp) -> bool:
-        """Whether the bytes of a file are still those that were loaded: nobody has deleted it.
-
-        Good for LEASE_SECONDS after its row was read; a deletion that cannot take the bytes away
-        waits as long.
-        """
-        return self._store.stamp(file.id) == stamp
+    def lease(self, file: File, stamp: Stamp, asked_at: float) -> "Lease":
+        """Return a lease on a file whose row was asked for at `asked_at`, by the loop's clock."""
+        return Lease(self, self._store, file, stamp, asked_at)
 
     def read(
         self, file: File, start: int = 0, stop: int | None = None
@@ -101,6 +97,43 @@ class Files:
             # The file is gone for everybody; its note makes upkeep try the bytes again.
             logger.warning("the blob of %s stays for now: %s", file_id, error)
             await asyncio.sleep(LEASE_SECONDS)
+
+
+class Lease:
+    """A file that may be shown without asking the catalogue, as long as its bytes are there.
+
+    Good for LEASE_SECONDS after its row was asked for, and renewed while it is used. A deletion
+    that cannot take the bytes away waits as long.
+    """
+
+    def __init__(
+        self, files: Files, store: BlobStore, file: File, stamp: Stamp, asked_at: float
+    ) -> None:
+        self._files = files
+        self._store = store
+        self._file = file
+        self._stamp = stamp
+        self._asked_at = asked_at
+        self._renewal: asyncio.Task[None] | None = None
+
+    def is_good(self) -> bool:
+        """Whether nobody has deleted the file: its row is young, and its bytes are the same."""
+        age = asyncio.get_running_loop().time() - self._asked_at
+        if age > LEASE_SECONDS or self._store.stamp(self._file.id) != self._stamp:
+            return False
+        if age > LEASE_SECONDS / 2 and self._renewal is None:
+            # Else all who want it would ask for its row at the same moment.
+            self._renewal = asyncio.create_task(self._renew())
+        return True
+
+    async def _renew(self) -> None:
+        asked_at = asyncio.get_running_loop().time()
+        try:
+            await self._files.get(self._file.id)
+        except FileServiceError:
+            return  # it ends by itself, and whoever comes then is told why
+        self._asked_at = asked_at
+        self._renewal = None
 
 
 def _check_id(file_id: str) -> str:

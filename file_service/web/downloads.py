@@ -5,7 +5,6 @@ from secrets import token_hex
 
 from aiohttp import web
 
-from file_service.core.files import LEASE_SECONDS
 from file_service.errors import NotRunnable, PreconditionFailed
 from file_service.models import File
 from file_service.web.conditions import Verdict, is_range_current, judge
@@ -80,9 +79,10 @@ async def _send_small(
     if stamp is None or not isinstance(request.protocol, Connection):
         return response
 
+    lease = files.lease(file, stamp, asked_at)
+
     def is_current() -> bool:
-        is_leased = asyncio.get_running_loop().time() < asked_at + LEASE_SECONDS
-        return is_leased and not health.is_draining and files.is_unchanged(file, stamp)
+        return not health.is_draining and lease.is_good()
 
     request.protocol.keep_answer(request, response, content, is_current)
     return response

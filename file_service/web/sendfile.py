@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import os
+import select
 import socket
 import struct
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, nullcontext
 from typing import BinaryIO
 
@@ -23,7 +25,13 @@ logger = logging.getLogger(__name__)
 SENT = Counter("sent_bytes", "Bytes of files in answers, or ranges of them, that were sent whole.")
 
 # Bytes after which a fast client's download leaves its thread to another.
-TURN = 16 * 1024 * 1024
+TURN = 64 * 1024 * 1024
+
+# How long a thread waits for a client itself: as long as it takes to come back to one that is fast.
+PATIENCE_MS = 2
+
+# Their own threads: what is slow here, a client or a disk, is not to keep uploads waiting.
+_senders = ThreadPoolExecutor(16, "send")
 
 Segment = bytes | range
 """A piece of a response's body: bytes as they are, or a span of the blob."""
@@ -99,19 +107,25 @@ async def _send_all(sock: int, blob: int, span: range) -> None:
     offset = span.start
     while offset < span.stop:
         until = min(span.stop, offset + TURN)
-        sent = await to_its_end(loop.run_in_executor(None, _send_now, sock, blob, offset, until))
+        sent = await to_its_end(
+            loop.run_in_executor(_senders, _send_now, sock, blob, offset, until)
+        )
         offset += sent
         if offset < until:
             await _wait_for_room(sock)
 
 
 def _send_now(sock: int, blob: int, start: int, stop: int) -> int:
-    """Send until the socket is full; return how many bytes. BlobMissing at the blob's end."""
+    """Send until the socket stays full; return how many bytes. BlobMissing at the blob's end."""
+    room = select.poll()
+    room.register(sock, select.POLLOUT)
     offset = start
     while offset < stop:
         try:
             sent = os.sendfile(sock, blob, offset, stop - offset)
         except BlockingIOError:
+            if room.poll(PATIENCE_MS):
+                continue
             break
         if sent == 0:
             raise BlobMissing("The blob shrank while it was sent.")

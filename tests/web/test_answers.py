@@ -11,7 +11,8 @@ import pytest
 
 from file_service.blobs.local import LocalStore
 from file_service.catalogue.queries import Catalogue
-from file_service.errors import CatalogueUnavailable, StoreUnavailable
+from file_service.core.files import Files
+from file_service.errors import BlobMissing, CatalogueUnavailable, StoreUnavailable
 from file_service.web import answers
 from file_service.web.answers import Answer, Answers
 from file_service.web.keys import HEALTH
@@ -173,13 +174,28 @@ async def test_bytes_that_have_changed_are_not_answered_from_memory(
 async def test_after_its_lease_an_answer_is_made_anew(
     client: Client, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("file_service.web.downloads.LEASE_SECONDS", 0.2)
+    monkeypatch.setattr("file_service.core.files.LEASE_SECONDS", 0.2)
     file_id = await put(client)
     await get(wire, file_id)
     await asyncio.sleep(0.3)
     with forgetful():
         assert (await get(wire, file_id)).status == 503
     assert (await get(wire, file_id)).body == BODY
+
+
+async def test_an_answer_that_is_used_is_renewed(
+    client: Client, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("file_service.core.files.LEASE_SECONDS", 0.4)
+    file_id = await put(client)
+    await get(wire, file_id)
+    with patch.object(Files, "load", side_effect=BlobMissing("not again")):
+        for _ in range(30):  # three leases long, and handled once
+            assert (await get(wire, file_id)).body == BODY
+            await asyncio.sleep(0.04)
+    async with client.delete(f"/files/{file_id}") as response:
+        assert response.status == 204
+    assert (await get(wire, file_id)).status == 404
 
 
 async def test_a_service_that_stops_tells_everybody_so(client: Client, wire: Wire) -> None:

@@ -57,7 +57,7 @@ def catalogues(scale: Scale) -> Iterator[Subjects]:
             if rows == many:
                 fewer_asked = partial(measure_load, service, fewer, scale.seconds)
                 gets[f"GET, 1,000 of {size}"] = fewer_asked
-            posts[f"POST, {size}"] = partial(measure_posts, service, body, scale.seconds, ids)
+            posts[f"POST, {size}"] = partial(measure_posts, service, body, scale.seconds)
         yield gets | posts  # what is compared stands side by side, also in time
 
 

@@ -1,13 +1,11 @@
 """What the local store asks of the file system: several system calls as one hop off the loop."""
 
-import asyncio
 import errno
 import fcntl
 import os
 import stat
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar, cast
@@ -23,11 +21,6 @@ Result = TypeVar("Result")
 
 # A hidden file in the staging folder is older than this only where a crash left it.
 HIDDEN_SECONDS = 5
-
-
-# Threads that put small blobs. They hold Python's lock for most of a blob's time, and more of them
-# only wait for each other; but that many can share one write of the file system's journal.
-_putters = ThreadPoolExecutor(8, "put")
 
 
 def in_thread(
@@ -46,10 +39,11 @@ def in_thread(
 @in_thread
 def create_stage(path: Path) -> BinaryIO:
     """Make a stage of our own, locked from its first moment; FileExistsError where there is one."""
-    return _create_stage(path)
+    return make_stage(path)
 
 
-def _create_stage(path: Path) -> BinaryIO:
+def make_stage(path: Path) -> BinaryIO:
+    """Do as `create_stage`, blocking."""
     # Under a hidden name first: recovery must not find it between being made and being locked.
     draft = path.with_name(f".{path.name}")
     file = _open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -111,7 +105,7 @@ def hold_stage(path: Path) -> BinaryIO | None:
         file = _open(path, os.O_RDWR)
     except FileNotFoundError:
         try:
-            return _create_stage(path)
+            return make_stage(path)
         except FileExistsError:
             return None  # another was faster
     if _lock(file, path):
@@ -134,14 +128,15 @@ def write(file: BinaryIO, chunk: Chunk, offset: int, see: See | None) -> None:
     """Have `chunk` seen, and write all of it at `offset`."""
     if see is not None:
         see(chunk)
-    _write(file, chunk, offset)
+    write_all(file, chunk, offset)
     if hasattr(os, "posix_fadvise"):
         # Has the kernel begin to write to the disk, so that the sync at the end finds little left;
         # what is still to be written stays in memory.
         os.posix_fadvise(file.fileno(), offset, len(chunk), os.POSIX_FADV_DONTNEED)
 
 
-def _write(file: BinaryIO, chunk: Chunk, offset: int) -> None:
+def write_all(file: BinaryIO, chunk: Chunk, offset: int) -> None:
+    """Write all of `chunk` at `offset`, blocking."""
     rest = memoryview(chunk)
     while rest:
         written = os.pwrite(file.fileno(), rest, offset)
@@ -179,51 +174,17 @@ def link(stage: Path, blob: Path) -> None:
 
     FileExistsError where other bytes have it.
     """
-    _link(stage, blob)
+    add_link(stage, blob)
+    fsync_folder(blob.parent)
 
 
-def _link(stage: Path, blob: Path) -> None:
+def add_link(stage: Path, blob: Path) -> None:
+    """Give the staged bytes their final name, blocking; again is harmless."""
     try:
         os.link(stage, blob)
     except FileExistsError:
         if not os.path.samestat(stage.stat(), blob.stat(follow_symlinks=False)):
             raise
-    fsync_folder(blob.parent)
-
-
-async def put(stage: Path, blob: Path, content: bytes, check: Callable[[], None]) -> BinaryIO:
-    """Stage and link a small file, durably, after a `check`; return the stage, held."""
-    loop = asyncio.get_running_loop()
-    return await to_its_end(loop.run_in_executor(_putters, _put, stage, blob, content, check))
-
-
-def _put(stage: Path, blob: Path, content: bytes, check: Callable[[], None]) -> BinaryIO:
-    check()
-    file = _create_stage(stage)
-    try:
-        _write(file, content, 0)
-        os.fsync(file.fileno())
-        _link(stage, blob)
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-@in_thread
-def discard(stage: Path, file: BinaryIO | None) -> bool:
-    """Take a stage away, then close it: bytes nobody wants are not flushed on closing.
-
-    Return whether it was there.
-    """
-    try:
-        stage.unlink()
-    except FileNotFoundError:
-        return False
-    finally:
-        if file is not None:
-            file.close()
-    return True
 
 
 @in_thread

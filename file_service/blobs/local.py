@@ -16,6 +16,7 @@ from caio.thread_aio_asyncio import AsyncioContext
 
 from file_service.blobs import disk
 from file_service.blobs import folder as folders
+from file_service.blobs.puts import Puts
 from file_service.blobs.store import See, Stamp
 from file_service.errors import BlobMissing, NoRoom, StoreUnavailable
 from file_service.metrics import Counter
@@ -57,7 +58,7 @@ class LocalStore:
         self._quarantine = folder / "quarantine"
         self._chunk = chunk
         self._identity = identity
-        self._check = partial(folders.check, folder, identity)
+        self._puts = Puts(partial(folders.check, folder, identity))
         self._is_local = folders.is_local(folder)
         self._held: dict[str, BinaryIO] = {}
         self._failures: deque[float] = deque(maxlen=MOST_FAILURES)
@@ -71,6 +72,7 @@ class LocalStore:
         """Let go of everything; stages still held are left to recovery."""
         for key in list(self._held):
             await self.release(key)
+        self._puts.close()
         self._io.close()
 
     # ── writing ──
@@ -140,12 +142,13 @@ class LocalStore:
         stage, blob = self._staging / key, self._path(key)
         with self._translated():
             await self._take_room(len(content))
-            self._held[key] = await disk.put(stage, blob, content, self._check)
+            self._held[key] = await to_its_end(self._puts.put(stage, blob, content))
 
     async def discard(self, key: str) -> bool:
         """Unlink the stage and let it go."""
         with self._translated():
-            return await disk.discard(self._staging / key, self._held.pop(key, None))
+            file = self._held.pop(key, None)
+            return await to_its_end(self._puts.discard(self._staging / key, file))
 
     async def release(self, key: str) -> None:
         """Let the stage go and leave it where it is."""

@@ -225,6 +225,7 @@ class Holds:
             hold.ended.set()
             if not self._holds and self._watcher is not None:
                 self._watcher.cancel()
+                self._watcher = None  # it ends a moment later, and would pass for awake till then
 
     def _watch(self) -> None:
         if self._watcher is None or self._watcher.done():

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import inf
 from uuid import uuid4
 
@@ -316,11 +317,17 @@ class Resumable:
         if reading is None:
             reading = asyncio.create_task(self._catch_up(self._recall(upload), upload))
             self._reading[upload.id] = reading
+            reading.add_done_callback(partial(self._end_reading, upload.id))
         await asyncio.wait([reading], timeout=FINISH_SECONDS)
         if not reading.done():
             raise Unavailable("All bytes are there; the file is being finished.")
-        del self._reading[upload.id]
         return reading.result()
+
+    def _end_reading(self, upload_id: str, reading: asyncio.Task[Followed]) -> None:
+        """Remember what was read, for whoever asks later; nobody may."""
+        self._reading.pop(upload_id, None)
+        if not reading.cancelled() and reading.exception() is None:
+            self._remember(upload_id, reading.result())
 
     # ── the end ──
 

@@ -18,6 +18,8 @@ REQUESTS = Counter(
     values=[*(str(status.value) for status in HTTPStatus), "460", "499"],
 )
 
+SENT = Counter("sent_bytes", "Bytes of files in answers, or ranges of them, that were sent whole.")
+
 LONGEST_PATH = 1024  # of what a line shows of it
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from aiohttp.helpers import rfc822_formatted_time
 
-from file_service.web.access import Access, make_request_id, tell
+from file_service.web.access import SENT, Access, make_request_id, tell
 
 LONGEST_HEAD = 4 * 1024
 MOST_ANSWERS = 1024
@@ -73,6 +73,7 @@ class Answers:
             return None
         request_id = answer.request_id or make_request_id()
         found = answer.render(request_id)
+        SENT.add(len(answer.body))
         tell(
             Access(
                 request_id=request_id,

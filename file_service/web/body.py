@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from aiohttp import HttpVersion10, HttpVersion11, web
 
 from file_service.errors import (
+    CutShort,
     EncodedContent,
     FileServiceError,
     Malformed,
@@ -98,7 +99,7 @@ async def chunks(
     what has arrived is not held back longer than that.
     """
     await _continue(request)
-    intake = _open(request)
+    intake = _open_whole(request)
     if intake is None:
         return
     reader = _Reader(intake, request.app[LIMITS], quiet_seconds)
@@ -123,6 +124,14 @@ async def chunks(
 def prompt_chunks(request: web.Request) -> AsyncIterator[memoryview]:
     """Yield the body as `chunks` does, and hold nothing back for long."""
     return chunks(request, quiet_seconds=QUIET_SECONDS)
+
+
+def _open_whole(request: web.Request) -> Intake | None:
+    """Open a body that nobody has read of; None where there is none, CutShort where it is lost."""
+    intake = _open(request)
+    if intake is None and (request._message.chunked or request.content_length):
+        raise CutShort("The body is not where it should be.")
+    return intake
 
 
 def _open(request: web.Request) -> Intake | None:

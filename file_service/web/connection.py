@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 # What a handler gets to put things in order once its request is cut off.
 CUT_SECONDS = 0.25
+LOOK_SECONDS = 0.1
 
 # Bytes of a body that are taken in before its handler asks for them.
 MOST_HELD = 64 * 1024
@@ -211,6 +212,8 @@ class Connection(web.RequestHandler):
         message, body = self._messages[-1]
         if not isinstance(message, _ErrInfo) and not body.is_eof():
             self._body, self._held = body, bytearray()
+            # Its answer leaves open how much of what follows is its body: never known again.
+            self._head = b""
 
     def _limit_head(self, size: int) -> None:
         """Refuse a head that grows too long, all its fields together."""
@@ -369,11 +372,16 @@ class Server(web.Server):
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  # aiohttp's
         """Give the requests in hand `timeout` seconds to end, then cut them off."""
-        busy = [each._task_handler for each in self.connections if each._request_in_progress]
-        if tasks := [task for task in busy if task is not None]:
-            await asyncio.wait(tasks, timeout=timeout)
+        deadline = self._loop.time() + (timeout or 0)
+        # Looked for again and again: one may have begun on a connection that was idle.
+        while (tasks := self._find_busy()) and (left := deadline - self._loop.time()) > 0:
+            await asyncio.wait(tasks, timeout=min(left, LOOK_SECONDS))
         super().pre_shutdown()
         await super().shutdown(CUT_SECONDS)
+
+    def _find_busy(self) -> list[asyncio.Task[None]]:
+        busy = (each for each in self.connections if each._request_in_progress or each._messages)
+        return [each._task_handler for each in busy if each._task_handler is not None]
 
     def refuse(self, connection: Connection) -> None:
         """Close a connection that is one too many; a flood of them is one log line a second."""

@@ -7,13 +7,14 @@ from aiohttp import web
 
 from file_service.errors import NotRunnable, PreconditionFailed
 from file_service.models import File
+from file_service.web.access import SENT
 from file_service.web.conditions import Verdict, is_range_current, judge
 from file_service.web.connection import Connection
 from file_service.web.headers import combine, format_etag, parse_media_type, parse_wanted_digests
 from file_service.web.keys import FILES, HEALTH
 from file_service.web.ranges import format_content_range, parse_ranges
 from file_service.web.render import format_file_headers
-from file_service.web.sendfile import SENT, Segment, send_body
+from file_service.web.sendfile import Segment, send_body
 
 # What may be shown in a page of the service's origin: media types that cannot run script. Never
 # HTML, SVG, XML or PDF, whatever they are declared as.

@@ -112,8 +112,9 @@ def _is_last(request: web.Request) -> bool:
         return True  # reading the rest of a body to keep the connection would cost more
     if isinstance(request.protocol, Connection) and request.protocol.is_at_end:
         return True
-    # aiohttp loses what comes behind a request for an upgrade that nobody grants.
-    return request.app[HEALTH].is_draining or "Upgrade" in request.headers
+    # aiohttp loses what comes behind a request for an upgrade that nobody grants, and a CONNECT.
+    is_upgrade = "Upgrade" in request.headers or request.method == "CONNECT"
+    return request.app[HEALTH].is_draining or is_upgrade
 
 
 def _choose_request_id(sent: str | None) -> str:

@@ -14,15 +14,16 @@ from typing import BinaryIO
 from aiohttp import web
 
 from file_service.errors import BlobMissing, FileServiceError
-from file_service.metrics import Counter
 from file_service.models import File
 from file_service.tasks import to_its_end
+from file_service.web.access import SENT
 from file_service.web.keys import FILES, IS_CUT, LIMITS, REQUEST_ID
 from file_service.web.render import PROBLEMS
 
 logger = logging.getLogger(__name__)
 
-SENT = Counter("sent_bytes", "Bytes of files in answers, or ranges of them, that were sent whole.")
+# Zero seconds of lingering make a close a RST: even a client that ignores lengths sees it.
+_AT_ONCE = struct.pack("ii", 1, 0)
 
 # Bytes after which a fast client's download leaves its thread to another.
 TURN = 64 * 1024 * 1024
@@ -94,12 +95,16 @@ async def _send_span(request: web.Request, blob: BinaryIO, span: range) -> None:
     transport.set_write_buffer_limits(0)
     await request.writer.drain()  # what was written before it goes before it
     transport.set_write_buffer_limits()
+    if request.transport is not transport:
+        raise ConnectionResetError("the client left")
     # The transport's own descriptor cannot be waited on beside it.
-    sock = os.dup(transport.get_extra_info("socket").fileno())
-    try:
-        await _send_all(sock, blob.fileno(), span)
-    finally:
-        os.close(sock)
+    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as sock:
+        try:
+            await _send_all(sock.fileno(), blob.fileno(), span)
+        except BaseException:
+            # Whoever closes it, and however gracefully: the body did not come whole.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            raise
 
 
 async def _send_all(sock: int, blob: int, span: range) -> None:
@@ -172,8 +177,5 @@ def reset(request: web.Request) -> None:
     request[IS_CUT] = True
     transport = request.transport
     if transport is not None:
-        # Zero seconds of lingering make it a RST: even a client that ignores lengths sees it.
-        transport.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-        )
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         transport.abort()

@@ -12,6 +12,7 @@ from tests.processes import service_environment
 
 DISK = "blobs/disk.py"
 FOLDER = "blobs/folder.py"
+PUTS = "blobs/puts.py"
 LOCAL = "blobs/local.py"
 FILES = "core/files.py"
 UPLOADS = "core/uploads.py"
@@ -72,18 +73,25 @@ MUTANTS = [
     ),
     Mutant(
         "a small upload's bytes are not synced",
-        DISK,
-        "        os.fsync(file.fileno())\n        _link(stage, blob)\n",
-        "        _link(stage, blob)\n",
+        PUTS,
+        "    os.fsync(_held(put).fileno())\n",
+        "    _held(put)\n",
         "power_after_small_upload",
         is_fast=True,
     ),
     Mutant(
         "the folder of a new blob is not synced",
         DISK,
-        "            raise\n    fsync_folder(blob.parent)\n",
-        "            raise\n",
+        "    add_link(stage, blob)\n    fsync_folder(blob.parent)\n",
+        "    add_link(stage, blob)\n",
         "power_after_upload",
+    ),
+    Mutant(
+        "the folder of a new small blob is not synced",
+        PUTS,
+        "    fsync_folder(put.blob.parent)\n",
+        "    _held(put)\n",
+        "power_after_small_upload",
     ),
     Mutant(
         "the folders of a new store are not synced",
@@ -258,9 +266,9 @@ MUTANTS = [
     ),
     Mutant(
         "a small upload goes into whatever folder is there",
-        DISK,
-        "    check()\n    file = _create_stage(stage)\n",
-        "    file = _create_stage(stage)\n",
+        PUTS,
+        "        self._check()\n",
+        "",
         "small_upload_to_another_store",
     ),
     Mutant(

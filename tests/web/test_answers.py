@@ -98,6 +98,31 @@ async def test_what_is_no_plain_answer_is_made_each_time(
     await wire.close()
 
 
+@pytest.mark.parametrize("is_other", [False, True])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_get_with_a_body_is_never_answered_from_its_head_alone(
+    client: Client, wire: Wire, framing: str, is_other: bool
+) -> None:
+    """Else its body, in a packet of its own, would be the next request."""
+    file_id = await put(client)
+    hidden = f"DELETE /files/{file_id} HTTP/1.1\r\nHost: x\r\n\r\n"
+    field, body = f"Content-Length: {len(hidden)}", hidden
+    if framing == "chunked":
+        field, body = "Transfer-Encoding: chunked", f"{len(hidden):x}\r\n{hidden}\r\n0\r\n\r\n"
+    head = f"GET /files/{file_id} HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n"
+    await wire.send((head + body).encode())
+    assert (await wire.receive()).status == 200
+    other = await Wire.to(client) if is_other else wire
+    await other.send(head.encode())
+    await asyncio.sleep(0.05)
+    await other.send(body.encode())
+    assert (await other.receive()).status == 200
+    last = await Wire.to(client)
+    assert (await get(last, file_id)).status == 200
+    for each in (other, last):
+        await each.close()
+
+
 async def test_a_head_request_is_made_each_time(client: Client, wire: Wire) -> None:
     file_id = await put(client)
     for method in ("HEAD", "GET"):

@@ -107,3 +107,14 @@ async def test_a_body_in_tiny_chunks_is_stored(wire: Wire) -> None:
     answer = await wire.receive()
     assert answer.status == 201
     assert await get(wire, answer.body) == b"x" * 50_000
+
+
+@pytest.mark.parametrize("framing", HELLO)
+async def test_what_follows_a_connect_is_not_read_by_another_parser(
+    wire: Wire, leftovers: Leftovers, framing: str
+) -> None:
+    await wire.send(b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n" + HELLO[framing])
+    answer = await wire.receive()
+    assert (answer.status >= 400, answer.headers["connection"]) == (True, "close")
+    assert await wire.is_closed()
+    assert leftovers.files() == []

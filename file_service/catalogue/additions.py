@@ -5,18 +5,11 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from file_service.catalogue.database import Database
+from file_service.catalogue.database import Database, Shared
 from file_service.catalogue.tables import file as table
 from file_service.catalogue.tables import to_row
-from file_service.errors import CatalogueUnavailable, FileServiceError, NoRoom, OutcomeUnknown
+from file_service.errors import FileServiceError, NoRoom, OutcomeUnknown
 from file_service.models import File
-from file_service.tasks import Together, TurnNotCome
-
-MOST = 256  # uploads in one transaction
-
-# Whoever has waited so long for a turn, which takes milliseconds, is not to wait for another
-# transaction that hangs.
-PATIENCE_SECONDS = 2.0
 
 # Transactions at once: SQLite has one writer, and PostgreSQL others to serve.
 SQLITE_TURNS, POSTGRESQL_TURNS = 1, 4
@@ -29,14 +22,11 @@ class Additions:
         self._database = database
         is_sqlite = database.engine.dialect.name == "sqlite"
         turns = SQLITE_TURNS if is_sqlite else POSTGRESQL_TURNS
-        self._together = Together(self._add_all, most=MOST, turns=turns, patience=PATIENCE_SECONDS)
+        self._shared = Shared(self._add_all, turns=turns)
 
     async def add(self, files: Sequence[File]) -> None:
         """Make `files` exist, all of them or none; OutcomeUnknown where COMMIT gave no answer."""
-        try:
-            await self._together.ask(files)
-        except TurnNotCome as error:
-            raise CatalogueUnavailable("The catalogue is busy, or does not answer.") from error
+        await self._shared.ask(files)
 
     async def _add_all(self, uploads: Sequence[Sequence[File]]) -> Sequence[BaseException | None]:
         try:

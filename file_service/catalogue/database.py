@@ -3,10 +3,10 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import asyncpg
 import sqlalchemy as sa
@@ -15,10 +15,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from file_service.catalogue.engine import EMBEDDED_RESERVE
 from file_service.errors import CatalogueUnavailable, NoRoom, OutcomeUnknown
+from file_service.tasks import Together, TurnNotCome
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 # Whatever the database does or fails to do, no call takes longer.
 LIMIT_SECONDS = 10.0
 CHECK_SECONDS = 3.0
+
+# How many wait for one answer, at most; and how long for those before them, whose answer takes
+# milliseconds: else a database that hangs would be waited for twice.
+MOST = 256
+PATIENCE_SECONDS = 2.0
 
 # An upload is let in on the strength of an answer not older than this.
 FRESH_SECONDS = 1.0
@@ -47,11 +56,17 @@ class Database:
         if engine.dialect.name == "sqlite":
             self._turn = asyncio.Lock()
         self._answered_at = float("-inf")
+        # Of hundreds of uploads that begin at once, one asks for all.
+        self._checks: Together[None, None] = Together(self._check_once, most=MOST)
 
     async def admit(self) -> None:
         """Raise CatalogueUnavailable where an upload would find no database at its end."""
         if time.monotonic() - self._answered_at > FRESH_SECONDS:
-            await self.check()
+            await self._checks.ask(None)
+
+    async def _check_once(self, everybody: Sequence[None]) -> list[None]:
+        await self.check()
+        return [None for _ in everybody]
 
     async def check(self) -> None:
         """Raise CatalogueUnavailable or NoRoom unless the database can take a row now."""
@@ -90,6 +105,28 @@ class Database:
             self._answered_at = float("-inf")
             raise
         self._answered_at = time.monotonic()
+
+
+class Shared(Generic[Item, Result]):
+    """Asks the database for many at once; every method may raise CatalogueUnavailable.
+
+    SQLite has one writer and few readers to gain from, and PostgreSQL others to serve: `turns`.
+    """
+
+    def __init__(
+        self,
+        ask_all: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]],
+        *,
+        turns: int,
+    ) -> None:
+        self._together = Together(ask_all, most=MOST, turns=turns, patience=PATIENCE_SECONDS)
+
+    async def ask(self, item: Item) -> Result:
+        """Return what the database says of `item`."""
+        try:
+            return await self._together.ask(item)
+        except TurnNotCome as error:
+            raise CatalogueUnavailable("The catalogue is busy, or does not answer.") from error
 
 
 def _check_room(path: str) -> None:

@@ -7,17 +7,19 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from file_service.catalogue.additions import Additions
-from file_service.catalogue.database import Database
+from file_service.catalogue.database import Database, Shared
 from file_service.catalogue.tables import FILE_COLUMNS, file, removal, store, to_row, upload
 from file_service.errors import FileNotFound
 from file_service.models import File
+
+QUESTIONS = 2  # at once
 
 READY, ABORTED = "ready", "aborted"
 
 FIRST_ID = "00000000-0000-0000-0000-000000000000"  # before every id, in text and as a UUID
 
 _FILES = sa.select(*(file.c[name] for name in FILE_COLUMNS)).where(file.c.state == READY)
-_GET_FILE = _FILES.where(file.c.id == sa.bindparam("id"))
+_GET_FILES = _FILES.where(file.c.id.in_(sa.bindparam("ids", expanding=True)))
 _WALK_FILES = (
     _FILES.where(file.c.id > sa.bindparam("after")).order_by(file.c.id).limit(sa.bindparam("most"))
 )
@@ -51,6 +53,7 @@ class Catalogue:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._additions = Additions(database)
+        self._questions = Shared(self._get_files, turns=QUESTIONS)
 
     async def admit(self) -> None:
         """Raise CatalogueUnavailable where an upload would find no database at its end."""
@@ -65,12 +68,20 @@ class Catalogue:
         await self._additions.add(files)
 
     async def get_file(self, file_id: str) -> File:
-        """Return the file of this id; FileNotFound where there is none."""
-        async with self._database.reading() as connection:
-            row = (await connection.execute(_GET_FILE, {"id": file_id})).first()
-        if row is None:
+        """Return the file of this id; FileNotFound where there is none.
+
+        Those who ask while others are being answered share the next question.
+        """
+        found = await self._questions.ask(file_id)
+        if found is None:
             raise FileNotFound(f"No file has the id {file_id}.")
-        return File(**row._mapping)
+        return found
+
+    async def _get_files(self, ids: Sequence[str]) -> list[File | None]:
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(_GET_FILES, {"ids": ids})).all()
+        found = {row.id: File(**row._mapping) for row in rows}
+        return [found.get(file_id) for file_id in ids]
 
     async def remove_file(self, file_id: str) -> None:
         """Make the file not exist and note its blob for removal, in one transaction.

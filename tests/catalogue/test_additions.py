@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from file_service.catalogue.additions import MOST, POSTGRESQL_TURNS
-from file_service.catalogue.database import Database
+from file_service.catalogue.additions import POSTGRESQL_TURNS
+from file_service.catalogue.database import MOST, Database
 from file_service.catalogue.queries import Catalogue
 from file_service.errors import FileNotFound, OutcomeUnknown
 from tests.catalogue.test_queries import make_file

@@ -3,6 +3,7 @@ import shutil
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import patch
 from uuid import uuid4
 
 import pytest
@@ -75,6 +76,23 @@ async def test_two_hundred_writers_at_once_all_succeed(catalogue: Catalogue) -> 
     files = [make_file() for _ in range(200)]
     await asyncio.gather(*(catalogue.add_files([file]) for file in files))
     assert [await catalogue.get_file(file.id) for file in files] == files
+
+
+async def test_hundreds_who_ask_at_once_get_their_own_files(catalogue: Catalogue) -> None:
+    files = [make_file() for _ in range(50)]
+    await asyncio.gather(*(catalogue.add_files([each]) for each in files))
+    ids = [each.id for each in files for _ in range(10)] + [str(uuid4()) for _ in range(10)]
+    found = await asyncio.gather(*map(catalogue.get_file, ids), return_exceptions=True)
+    assert found[:500] == [each for each in files for _ in range(10)]
+    assert [type(each) for each in found[500:]] == [FileNotFound] * 10
+
+
+async def test_hundreds_of_uploads_at_once_are_let_in_by_one_question(
+    catalogue: Catalogue, database: Database
+) -> None:
+    with patch.object(database, "check", wraps=database.check) as check:
+        await asyncio.gather(*(catalogue.admit() for _ in range(200)))
+    assert check.call_count <= 2
 
 
 @pytest.mark.parametrize(

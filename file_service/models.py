@@ -32,6 +32,7 @@ class NewUpload:
     # By RFC 9530's names of algorithms: what the bytes must hash to, and what is to be kept.
     digests: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
     wanted_digests: frozenset[str] = frozenset()
+    is_at_hand: bool = False  # whether all its bytes have arrived already
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

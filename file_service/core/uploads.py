@@ -17,7 +17,8 @@ from file_service.tasks import to_its_end
 
 logger = logging.getLogger(__name__)
 
-# Files declared to be no longer than this, in bytes, wait in memory until all of them is there.
+# Files no longer than this, in bytes, are put whole where they have arrived with their request;
+# of others the stage is made first, so that a disk in trouble is told of before the body is sent.
 SMALL = 64 * 1024
 
 
@@ -49,15 +50,18 @@ class Uploads:
             yield new, chunks
 
         check_size(new.length, self._max_size)
-        return (await self.store_all(one(), length=new.length))[0]
+        return (await self.store_all(one(), length=new.length, is_put=_is_small(new)))[0]
 
-    async def store_all(self, parts: Parts, *, length: int | None = None) -> list[File]:
+    async def store_all(
+        self, parts: Parts, *, length: int | None = None, is_put: bool = False
+    ) -> list[File]:
         """Store every file of `parts`, all or none; Malformed where there is none.
 
-        `length` is what is known beforehand of their bytes together.
+        `length` is what is known beforehand of their bytes together; they are small and at hand
+        where it `is_put`.
         """
         await self._catalogue.admit()
-        await self._store.admit(length, is_put=_is_small(length))
+        await self._store.admit(length, is_put=is_put)
         batch = _Batch(self._store, self._catalogue, self._max_size)
         try:
             async for new, chunks in parts:
@@ -101,7 +105,7 @@ class _Batch:
         measured = Measured(
             chunks, limit=self._max_size, expected=new.digests, wanted=new.wanted_digests
         )
-        if _is_small(new.length):
+        if _is_small(new):
             self._contents[key] = await _gather(measured)
         else:
             self._staged.append(key)
@@ -171,8 +175,8 @@ class _Batch:
             await self.leave()
 
 
-def _is_small(length: int | None) -> bool:
-    return length is not None and length <= SMALL
+def _is_small(new: NewUpload) -> bool:
+    return new.is_at_hand and new.length is not None and new.length <= SMALL
 
 
 async def _gather(measured: Measured) -> bytes:

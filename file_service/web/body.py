@@ -62,6 +62,14 @@ def check_framing(request: web.Request) -> None:
         raise UnknownExpectation("The service knows the expectation '100-continue' alone.")
 
 
+def is_at_hand(request: web.Request) -> bool:
+    """Whether the whole body, of a known length, has arrived already, unasked for."""
+    protocol, length = request.protocol, request.content_length
+    if length is None or not isinstance(protocol, Connection):
+        return False
+    return protocol.has_whole_body(request.content, length)
+
+
 def is_passed_over(request: web.Request) -> bool:
     """Give up what nobody has read of a body; whether its end is there, and a request may follow.
 

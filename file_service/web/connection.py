@@ -254,6 +254,10 @@ class Connection(web.RequestHandler):
         intake.open(arrived, is_at_end=self._is_half_closed)
         return intake
 
+    def has_whole_body(self, content: StreamReader, length: int) -> bool:
+        """Whether all `length` bytes of a body that is not open yet have arrived."""
+        return content is self._body and self._held is not None and len(self._held) >= length
+
     def forgo_body(self) -> None:
         """Throw away what has not been read of an open body, and whatever still comes of it."""
         if self._intake is not None:

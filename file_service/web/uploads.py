@@ -83,6 +83,7 @@ def _parse_new_upload(request: web.Request, name: str | None) -> NewUpload:
         length=request.content_length,
         digests=_parse_digests(request),
         wanted_digests=_parse_wanted(request),
+        is_at_hand=body.is_at_hand(request),
     )
 
 

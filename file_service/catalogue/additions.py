@@ -1,4 +1,4 @@
-"""Additions: the rows of files that are uploaded at the same time go in by one transaction."""
+"""Additions: rows of files that are uploaded at the same time, on SQLite by one transaction."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,18 +11,21 @@ from file_service.catalogue.tables import to_row
 from file_service.errors import FileServiceError, NoRoom, OutcomeUnknown
 from file_service.models import File
 
-# Transactions at once: SQLite has one writer, and PostgreSQL others to serve.
-SQLITE_TURNS, POSTGRESQL_TURNS = 1, 4
+# PostgreSQL commits for many sessions at once by itself; a shared COMMIT whose answer is lost would
+# leave more than one upload in doubt. SQLite has one writer, and nothing between it and the file.
+POSTGRESQL_TURNS = 16
 
 
 class Additions:
-    """Adds files; those who come while a transaction is under way share the next one."""
+    """Adds files; on SQLite those who come during a transaction share the next one."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         is_sqlite = database.engine.dialect.name == "sqlite"
-        turns = SQLITE_TURNS if is_sqlite else POSTGRESQL_TURNS
-        self._shared = Shared(self._add_all, turns=turns)
+        if is_sqlite:
+            self._shared = Shared(self._add_all, turns=1)
+        else:
+            self._shared = Shared(self._add_all, turns=POSTGRESQL_TURNS, most=1)
 
     async def add(self, files: Sequence[File]) -> None:
         """Make `files` exist, all of them or none; OutcomeUnknown where COMMIT gave no answer."""

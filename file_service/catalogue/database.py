@@ -118,8 +118,9 @@ class Shared(Generic[Item, Result]):
         ask_all: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]],
         *,
         turns: int,
+        most: int = MOST,
     ) -> None:
-        self._together = Together(ask_all, most=MOST, turns=turns, patience=PATIENCE_SECONDS)
+        self._together = Together(ask_all, most=most, turns=turns, patience=PATIENCE_SECONDS)
 
     async def ask(self, item: Item) -> Result:
         """Return what the database says of `item`."""

@@ -12,7 +12,7 @@ from file_service.catalogue.tables import FILE_COLUMNS, file, removal, store, to
 from file_service.errors import FileNotFound
 from file_service.models import File
 
-QUESTIONS = 2  # at once
+QUESTIONS = 8  # at once: one that hangs is not to keep the others waiting
 
 READY, ABORTED = "ready", "aborted"
 

@@ -19,6 +19,9 @@ from file_service.tasks import to_its_end
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
+# Chunks from this size on, in bytes, start for the disk at once.
+EARLY = 512 * 1024
+
 # A hidden file in the staging folder is older than this only where a crash left it.
 HIDDEN_SECONDS = 5
 
@@ -129,7 +132,7 @@ def write(file: BinaryIO, chunk: Chunk, offset: int, see: See | None) -> None:
     if see is not None:
         see(chunk)
     write_all(file, chunk, offset)
-    if hasattr(os, "posix_fadvise"):
+    if len(chunk) >= EARLY and hasattr(os, "posix_fadvise"):
         # Has the kernel begin to write to the disk, so that the sync at the end finds little left;
         # what is still to be written stays in memory.
         os.posix_fadvise(file.fileno(), offset, len(chunk), os.POSIX_FADV_DONTNEED)

@@ -106,11 +106,13 @@ class Together(Generic[Item, Result]):
         return await wish.outcome
 
     async def _serve_all(self) -> None:
-        while self._waiting:
-            count = min(self._most, len(self._waiting))
-            await self._take_turn([self._waiting.popleft() for _ in range(count)])
-        # Here and not when the task is done: who comes between the two would wait for nobody.
-        self._free += 1
+        try:
+            while self._waiting:
+                count = min(self._most, len(self._waiting))
+                await self._take_turn([self._waiting.popleft() for _ in range(count)])
+        finally:
+            # Here and not when the task is done: who comes between the two would wait for nobody.
+            self._free += 1
 
     async def _take_turn(self, asked: Sequence["_Wish[Item, Result]"]) -> None:
         before = asyncio.get_running_loop().time() - self._patience

@@ -240,8 +240,18 @@ def load(path: Path) -> tuple[bytes, Stamp]:
     """Return the whole of a small regular file, and what tells it from any later one."""
     with _open_regular(path) as file:
         found = os.fstat(file.fileno())
-        content = os.pread(file.fileno(), found.st_size + 1, 0)
+        content = _read_all(file, found.st_size + 1)
     return content, make_stamp(found)
+
+
+def _read_all(file: BinaryIO, most: int) -> bytes:
+    """Return a file's bytes, and no more than `most` of them: a read may bring less than asked."""
+    content = b""
+    while len(content) < most and (
+        piece := os.pread(file.fileno(), most - len(content), len(content))
+    ):
+        content += piece
+    return content
 
 
 def look(path: str) -> Stamp | None:

@@ -30,7 +30,7 @@ class _Put:
     file: BinaryIO | None = None
     error: Exception | None = None
 
-    def try_(self, step: Callable[["_Put"], None]) -> None:
+    def take(self, step: Callable[["_Put"], None]) -> None:
         """Take a step, unless one before it has failed."""
         if self.error is not None:
             return
@@ -85,11 +85,11 @@ class Puts:
         """Take all of them one step further, and then the next: the disk syncs them together."""
         self._check()
         for put in puts:
-            put.try_(_stage)
-        self._at_once(lambda put: put.try_(_sync), puts)
+            put.take(_stage)
+        self._at_once(lambda put: put.take(_sync), puts)
         for put in puts:
-            put.try_(_link)
-        self._at_once(lambda put: put.try_(_sync_folder), puts)
+            put.take(_link)
+        self._at_once(lambda put: put.take(_sync_folder), puts)
 
     def _at_once(self, step: Callable[[_Put], None], puts: Sequence[_Put]) -> None:
         if len(puts) == 1:

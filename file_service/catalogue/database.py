@@ -108,10 +108,7 @@ class Database:
 
 
 class Shared(Generic[Item, Result]):
-    """Asks the database for many at once; every method may raise CatalogueUnavailable.
-
-    SQLite has one writer and few readers to gain from, and PostgreSQL others to serve: `turns`.
-    """
+    """Asks the database for at most `most` at once, in `turns` connections."""
 
     def __init__(
         self,
@@ -123,7 +120,7 @@ class Shared(Generic[Item, Result]):
         self._together = Together(ask_all, most=most, turns=turns, patience=PATIENCE_SECONDS)
 
     async def ask(self, item: Item) -> Result:
-        """Return what the database says of `item`."""
+        """Return what the database says of `item`; CatalogueUnavailable, too, for a long queue."""
         try:
             return await self._together.ask(item)
         except TurnNotCome as error:

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from typing import BinaryIO
+from collections.abc import AsyncGenerator, Awaitable
+from typing import BinaryIO, TypeVar
 
 from file_service.blobs.store import BlobStore, Stamp
 from file_service.catalogue.queries import Catalogue
@@ -14,6 +14,8 @@ from file_service.models import File
 from file_service.tasks import to_its_end
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 # How long a worker may show a file whose bytes are there without asking the catalogue again.
 LEASE_SECONDS = 1.0
@@ -53,19 +55,19 @@ class Files:
 
         FileNotFound where it was deleted meanwhile.
         """
-        try:
-            return await self._store.open(file.id, file.size)
-        except BlobMissing:
-            await self._catalogue.get_file(file.id)
-            raise
+        return await self._reach(file, self._store.open(file.id, file.size))
 
     async def load(self, file: File) -> tuple[bytes, Stamp | None]:
-        """Return all bytes of a small file, and what `is_unchanged` knows them by, if anything.
+        """Return all bytes of a small file, and the stamp that a lease on it needs, if any.
 
         FileNotFound where it was deleted meanwhile.
         """
+        return await self._reach(file, self._store.load(file.id, file.size))
+
+    async def _reach(self, file: File, reading: Awaitable[Result]) -> Result:
+        """Await what reads the bytes of `file`; FileNotFound where they are gone with its row."""
         try:
-            return await self._store.load(file.id, file.size)
+            return await reading
         except BlobMissing:
             await self._catalogue.get_file(file.id)
             raise

@@ -31,8 +31,10 @@ TURN = 64 * 1024 * 1024
 # How long a thread waits for a client itself: as long as it takes to come back to one that is fast.
 PATIENCE_MS = 2
 
+SENDERS = 16
+
 # Their own threads: what is slow here, a client or a disk, is not to keep uploads waiting.
-_senders = ThreadPoolExecutor(16, "send")
+_senders = ThreadPoolExecutor(SENDERS, "send")
 
 Segment = bytes | range
 """A piece of a response's body: bytes as they are, or a span of the blob."""

@@ -23,10 +23,12 @@ _SHORT = """
     ssize_t name(int fd, type data, size_t size, off_t offset) { \\
         static ssize_t (*real)(int, type, size_t, off_t); \\
         if (!real) real = dlsym(RTLD_NEXT, #name); \\
-        return real(fd, data, size > 4096 ? 4096 + size % 1000 : size, offset); \\
+        return real(fd, data, size > 5096 ? 4096 + size % 1000 : size, offset); \\
     }
 SHORT(pwrite, const void *)
+SHORT(pwrite64, const void *)
 SHORT(pread, void *)
+SHORT(pread64, void *)
 """
 
 

@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from file_service.blobs.puts import SYNCS, TURNS
 from file_service.server import DISK_THREADS
+from file_service.web.sendfile import SENDERS
 from tests.faults.harness import (
     IS_THOROUGH,
     Ledger,
@@ -37,8 +39,9 @@ SETTLE_SECONDS = 10
 # Without RST or FIN the service cannot know: that long the vanished say nothing before they close.
 LONGEST_SILENCE = 1.0
 
-# Threads start on demand and stay: the executor's, the writer's pool, one for each SQLite session.
-MOST_THREADS = DISK_THREADS + 8 + 15 + 1
+# Threads start on demand and stay: the executor's, the senders', those of puts and of their syncs,
+# one for each SQLite session.
+MOST_THREADS = DISK_THREADS + SENDERS + TURNS + 1 + SYNCS + 15 + 1
 
 WAYS = ("raw", "chunked", "form", "download")
 LEAVES = ("fin", "reset", "silence")

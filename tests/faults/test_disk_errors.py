@@ -7,11 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from itertools import product
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from file_service.web.downloads import SMALL
 from tests.e2e.conftest import descriptors_of
 from tests.faults.callers import (
     MIB,
@@ -248,12 +250,12 @@ async def test_short_reads_and_writes_leave_the_bytes_whole(
     async with place.serving(LD_PRELOAD=str(library)) as service:
         caller = Caller(service, Ledger())
         with injected(pid_of(caller), log, "pwrite64:delay_enter=1"):
-            for way in WAYS:
-                assert (await caller.upload(MIB, way)).status == 201
+            for size, way in product((SMALL, MIB), WAYS):
+                assert (await caller.upload(size, way)).status == 201
             assert await find_violations(service.url, caller.ledger) == []
         transferred = [int(size) for size in re.findall(r"\) = (\d+) ", log.read_text())]
         assert max(transferred) < 6000
-        assert sum(transferred) >= len(WAYS) * MIB
+        assert sum(transferred) >= len(WAYS) * (SMALL + MIB)
         await check_settled(place, caller)
     report("short transfers", transfers=len(transferred))
 

@@ -52,8 +52,8 @@ async def test_of_an_absolute_target_the_path_is_asked_for(
 @pytest.mark.parametrize("authority", ["x:80", "xn--:80", "x"])
 async def test_nobody_is_connected_through_the_service(wire: Wire, authority: str) -> None:
     assert await ask(wire, f"CONNECT {authority}".encode()) == 404
-    await wire.send(GET)
-    assert (await wire.receive()).status == 200
+    # What follows was meant for somebody else.
+    assert await wire.is_closed()
 
 
 @pytest.mark.parametrize(

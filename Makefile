@@ -16,7 +16,7 @@ run: $(VENV)/.service  ## start the service at http://127.0.0.1:8080 on its embe
 test: $(VENV)/.dev  ## run every test, real PostgreSQL and a real browser included
 	@sh scripts/system_packages.sh chromium curl nginx openssl wget wrk $(FAULT_PACKAGES)
 	@sh scripts/node_packages.sh tests/clients
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 faults: $(VENV)/.dev  ## hurt the service in every way we know (root, Debian; about an hour)
 	@sh scripts/system_packages.sh $(FAULT_PACKAGES)

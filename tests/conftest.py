@@ -41,6 +41,11 @@ MakeService = Callable[..., ServiceProcess]
 TEST_DATABASE = f"{PREFIX}TEST_DATABASE_URL"
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Tests wait half of their time: for processes, clients and disks."""
+    return max(2, len(os.sched_getaffinity(0)) * 3 // 2)
+
+
 @pytest.fixture(autouse=True)
 def _clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No variable and no .env of the machine reaches a test."""

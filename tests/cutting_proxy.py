@@ -146,8 +146,11 @@ async def _answer(server: asyncio.StreamReader, to_client: asyncio.StreamWriter)
 
 
 def _hold_little(writer: asyncio.StreamWriter) -> None:
-    """Keep what is on the way small: it is lost with a cut."""
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+    """Keep what is on the way small: it is lost with a cut.
+
+    Less room than a segment of the loopback has each of them wait for a delayed acknowledgement.
+    """
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
     writer.transport.set_write_buffer_limits(high=0)
 
 

@@ -41,6 +41,7 @@ MakeService = Callable[..., ServiceProcess]
 TEST_DATABASE = f"{PREFIX}TEST_DATABASE_URL"
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Tests wait half of their time: for processes, clients and disks."""
     return max(2, len(os.sched_getaffinity(0)) * 3 // 2)

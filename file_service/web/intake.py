@@ -48,9 +48,9 @@ class Buffers:
         self.bodies = 0
 
     def choose_size(self) -> int:
-        """Return the size in bytes of one of a body's two buffers."""
+        """Return the size in bytes of one of a body's two buffers, a power of two."""
         share = BUDGET // (2 * max(1, self.bodies))
-        return max(SMALLEST_BUFFER, min(LARGEST_BUFFER, share))
+        return max(SMALLEST_BUFFER, min(LARGEST_BUFFER, 1 << (share.bit_length() - 1)))
 
 
 class Intake(asyncio.BufferedProtocol):
@@ -76,7 +76,8 @@ class Intake(asyncio.BufferedProtocol):
 
     def open(self, arrived: bytes | bytearray, *, is_at_end: bool) -> None:
         """Begin with what has arrived already; nothing follows where the client `is_at_end`."""
-        self._buffer = bytearray(max(len(arrived), self._choose_size()))
+        # Of those that begin at once, the first ones do not know yet how many there will be.
+        self._buffer = bytearray(max(len(arrived), min(COALESCED, self._choose_size())))
         self._buffer[: len(arrived)] = arrived
         self._is_reading = True
         self._transport.set_protocol(self)
@@ -114,9 +115,7 @@ class Intake(asyncio.BufferedProtocol):
         """
         content = memoryview(self._buffer)[: self._filled]
         if self._filled and not self.is_ended:
-            if not self._spare:
-                self._spare = bytearray(self._choose_size())
-            self._buffer, self._spare = self._spare, self._buffer
+            self._buffer, self._spare = self._fit(self._spare), self._buffer
         self._filled = 0
         self._resume()
         return content
@@ -163,6 +162,12 @@ class Intake(asyncio.BufferedProtocol):
             self._break(CutShort("The client stopped sending before the body's end."))
         return True
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the reader, then the connection."""
+        if not self.is_ended:
+            self._break(CutShort("The connection broke."))
+        self._owner.connection_lost(exc)
+
     def pause_writing(self) -> None:
         """Tell the connection."""
         self._owner.pause_writing()
@@ -170,12 +175,6 @@ class Intake(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Tell the connection."""
         self._owner.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the reader, then the connection."""
-        if not self.is_ended:
-            self._break(CutShort("The connection broke."))
-        self._owner.connection_lost(exc)
 
     def _break(self, error: CutShort) -> None:
         self.error = error
@@ -190,6 +189,11 @@ class Intake(asyncio.BufferedProtocol):
         if self._is_paused:
             self._is_paused = False
             self._transport.resume_reading()
+
+    def _fit(self, buffer: bytearray) -> bytearray:
+        """Return the buffer, or another one where it is too small or too large by now."""
+        size = self._choose_size()
+        return buffer if size <= len(buffer) <= self._buffers.choose_size() else bytearray(size)
 
     def _choose_size(self) -> int:
         # No larger than what is to come; never empty, which would pass for the end.

@@ -57,14 +57,16 @@ def catalogues(scale: Scale) -> Iterator[Subjects]:
             if rows == many:
                 fewer_asked = partial(measure_load, service, fewer, scale.seconds)
                 gets[f"GET, 1,000 of {size}"] = fewer_asked
+            looked_up = load_of(folder / f"{size}.txt", ids, "bytes=0-")
+            gets[f"range, {size}"] = partial(measure_load, service, looked_up, scale.seconds)
             posts[f"POST, {size}"] = partial(measure_posts, service, body, scale.seconds)
         yield gets | posts  # what is compared stands side by side, also in time
 
 
-def load_of(paths: Path, ids: Sequence[str]) -> Load:
-    """Return a load of GETs of these ids, written into a file."""
+def load_of(paths: Path, ids: Sequence[str], byte_range: str = "") -> Load:
+    """Return a load of GETs of these ids, written into a file; a range is always looked up."""
     paths.write_text("".join(f"/files/{each}/\n" for each in ids))
-    return Load("/", "paths.lua", (str(paths),))
+    return Load("/", "paths.lua", (str(paths), byte_range))
 
 
 @contextmanager
@@ -101,6 +103,8 @@ def is_ready(address: tuple[str, int]) -> bool:
 
 
 FEW_GETS, MANY_GETS = "GET, 1,000 rows", "GET, 10,000,000 rows"
+FEW_ASKED = "GET, 1,000 of 10,000,000 rows"
+FEW_RANGES, MANY_RANGES = "range, 1,000 rows", "range, 10,000,000 rows"
 FEW_POSTS, MANY_POSTS = "POST, 1,000 rows", "POST, 10,000,000 rows"
 
 ROWS = (
@@ -112,6 +116,10 @@ ROWS = (
         (
             at_most(1.2, FEW_GETS, subject=MANY_GETS),
             at_least(round(1 / 1.2, 2), FEW_GETS, subject=MANY_GETS),
+            at_most(1.2, FEW_GETS, subject=FEW_ASKED),
+            at_least(round(1 / 1.2, 2), FEW_GETS, subject=FEW_ASKED),
+            at_most(1.2, FEW_RANGES, subject=MANY_RANGES),
+            at_least(round(1 / 1.2, 2), FEW_RANGES, subject=MANY_RANGES),
             at_most(1.2, FEW_POSTS, subject=MANY_POSTS),
             at_least(round(1 / 1.2, 2), FEW_POSTS, subject=MANY_POSTS),
         ),

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import IntEnum
 from typing import Any, TypeVar
 
@@ -106,6 +106,7 @@ class Holds:
         self._rows = rows
         self._keep_seconds = keep_seconds
         self._holds: dict[str, Hold] = {}
+        self._comers: dict[str, set[asyncio.Event]] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._cooling: set[asyncio.Task[None]] = set()
 
@@ -124,6 +125,34 @@ class Holds:
         finally:
             if not self._put_down(hold):
                 await to_its_end(self._let_go(hold))
+
+    @contextmanager
+    def coming(self, upload_id: str) -> Iterator[None]:
+        """Mark a request that will change an upload, from before it looks at it."""
+        ended = asyncio.Event()
+        comers = self._comers.setdefault(upload_id, set())
+        comers.add(ended)
+        try:
+            yield
+        finally:
+            ended.set()
+            comers.discard(ended)
+            if not comers:
+                self._comers.pop(upload_id, None)
+
+    async def end_comers(self, upload_id: str) -> bool:
+        """Have the requests that are coming end; return whether there was any. UploadBusy."""
+        comers = list(self._comers.get(upload_id, ()))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE_SECONDS
+        for ended in comers:
+            while not ended.is_set():
+                if loop.time() > deadline:
+                    raise UploadBusy("Another request is at work on this upload.")
+                if hold := self._holds.get(upload_id):
+                    hold.want(Wish.AT_ONCE)
+                await _wait_briefly(ended)
+        return bool(comers)
 
     def find_idle(self, upload_id: str) -> Upload | None:
         """Return an upload that is kept: nobody else can have changed it."""
@@ -209,9 +238,7 @@ class Holds:
             await asyncio.sleep(RETRY_SECONDS)
             return
         hold.want(wish)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(RETRY_SECONDS):
-                await hold.ended.wait()
+        await _wait_briefly(hold.ended)
 
     async def _let_go(self, hold: Hold) -> None:
         try:
@@ -244,3 +271,9 @@ class Holds:
                 if hold := self._holds.get(upload_id):
                     hold.want(Wish(wish))
                     await self._cool(hold)
+
+
+async def _wait_briefly(event: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(RETRY_SECONDS):
+            await event.wait()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -143,8 +144,11 @@ class Resumable:
     async def settle(self, upload: Upload) -> Upload:
         """Return an upload with an offset that stays: whoever is at work on it has to end.
 
-        One that has all its bytes and is not finished, as after a crash, is finished first.
+        So has whoever is about to be: see `coming`. One that has all its bytes and is not finished,
+        as after a crash, is finished first.
         """
+        if not upload.is_finished and await self._holds.end_comers(upload.id):
+            upload = await self.find(upload.id)
         if upload.is_finished or not (upload.is_held or upload.is_complete):
             return upload
         try:
@@ -155,6 +159,13 @@ class Resumable:
                 return hold.upload
         except UploadNotFound:
             return await self.find(upload.id)  # finished, or cancelled, meanwhile
+
+    def coming(self, upload_id: str) -> AbstractContextManager[None]:
+        """Mark a request of this process that will append, from before it looks the upload up.
+
+        An offset that is told to a later one meanwhile would not stay.
+        """
+        return self._holds.coming(upload_id)
 
     async def append(
         self, upload: Upload, part: Append, chunks: Chunks, *, tell: Tell | None = None

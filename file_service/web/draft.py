@@ -45,10 +45,11 @@ async def create(request: web.Request, new: NewUpload) -> web.Response:
     resumable = request.app[RESUMABLE]
     upload = await resumable.create(_name(request, new, part.declared_length), manner)
     request[CREATED] = format_upload_url(request, upload)
-    await _send_interim(request, upload, {"Location": request[CREATED]})
-    upload = await resumable.append(
-        upload, part, body.prompt_chunks(request), tell=_teller(request, upload)
-    )
+    with resumable.coming(upload.id):
+        await _send_interim(request, upload, {"Location": request[CREATED]})
+        upload = await resumable.append(
+            upload, part, body.prompt_chunks(request), tell=_teller(request, upload)
+        )
     return await _render(request, upload)
 
 

@@ -45,6 +45,11 @@ async def get_upload(request: web.Request) -> web.StreamResponse:
 
 async def patch_upload(request: web.Request) -> web.Response:
     """Add bytes to the upload."""
+    with request.app[RESUMABLE].coming(request.match_info["id"]):
+        return await _append(request)
+
+
+async def _append(request: web.Request) -> web.Response:
     upload = await _find(request)
     body.check_encoding(request)
     if upload.manner.dialect == IETF:

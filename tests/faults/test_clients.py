@@ -39,9 +39,13 @@ SETTLE_SECONDS = 10
 # Without RST or FIN the service cannot know: that long the vanished say nothing before they close.
 LONGEST_SILENCE = 1.0
 
+# Sessions of the embedded catalogue open on demand; SQLite closes their files when it likes.
+MOST_SESSIONS = 15
+FILES_OF_SESSION = 3
+
 # Threads start on demand and stay: the executor's, the senders', those of puts and of their syncs,
-# one for each SQLite session.
-MOST_THREADS = DISK_THREADS + SENDERS + TURNS + 1 + SYNCS + 15 + 1
+# one for each session.
+MOST_THREADS = DISK_THREADS + SENDERS + TURNS + 1 + SYNCS + MOST_SESSIONS + 1
 
 WAYS = ("raw", "chunked", "form", "download")
 LEAVES = ("fin", "reset", "silence")
@@ -125,11 +129,21 @@ class Vanishing:
             sock.shutdown(socket.SHUT_WR)
 
 
+def find_open_files(process: Path) -> list[str]:
+    """Return what each of a process's descriptors is of, as /proc names it."""
+    found = []
+    for descriptor in (process / "fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.append(str(descriptor.readlink()))
+    return found
+
+
 @dataclass(frozen=True)
 class Holdings:
-    """What a process has in its hands."""
+    """What a process has in its hands; `embedded` are the descriptors of an embedded catalogue."""
 
     descriptors: int
+    embedded: int
     threads: int
     sessions: int
 
@@ -140,13 +154,19 @@ class Holdings:
         if place.database_url.startswith("postgresql"):
             query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
             sessions = len(await place.column(f"{query} AND pid <> pg_backend_pid()"))
-        return cls(
-            len(list((process / "fd").iterdir())), len(list((process / "task").iterdir())), sessions
-        )
+        files = find_open_files(process)
+        embedded = [
+            name
+            for name in files
+            if place.database_url.endswith(name.removesuffix("-wal").removesuffix("-shm"))
+        ]
+        threads = len(list((process / "task").iterdir()))
+        return cls(len(files) - len(embedded), len(embedded), threads, sessions)
 
     def is_within(self, other: "Holdings") -> bool:
         return (
             self.descriptors <= other.descriptors
+            and self.embedded <= max(other.embedded, MOST_SESSIONS * FILES_OF_SESSION)
             and self.threads <= max(other.threads, MOST_THREADS)
             and self.sessions <= other.sessions
         )

@@ -57,7 +57,7 @@ def catalogues(scale: Scale) -> Iterator[Subjects]:
             if rows == many:
                 fewer_asked = partial(measure_load, service, fewer, scale.seconds)
                 gets[f"GET, 1,000 of {size}"] = fewer_asked
-            looked_up = load_of(folder / f"{size}.txt", ids, "bytes=0-")
+            looked_up = load_of(folder / f"{size}, ranges.txt", ids, "bytes=0-")
             gets[f"range, {size}"] = partial(measure_load, service, looked_up, scale.seconds)
             posts[f"POST, {size}"] = partial(measure_posts, service, body, scale.seconds)
         yield gets | posts  # what is compared stands side by side, also in time

@@ -122,13 +122,8 @@ async def test_an_offset_that_is_told_stays_though_the_client_goes_on_sending(
     await wire.close()
 
 
-@pytest.mark.parametrize("step", ["get", "claim"])
-@pytest.mark.usefixtures("nothing_kept")
-async def test_a_patch_on_its_way_does_not_move_an_offset_that_is_told_meanwhile(
-    client: Client, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    """Its client has left, and asks where to go on: what is still done of it is done by then."""
-    url = await create(client, len(BODY))
+def hinder(monkeypatch: pytest.MonkeyPatch, step: str) -> tuple[asyncio.Event, asyncio.Event]:
+    """Hold up the first request that takes a step; return what tells of it, and what lets it go."""
     reached, may_go_on = asyncio.Event(), asyncio.Event()
     unhindered = getattr(UploadRows, step)
 
@@ -139,6 +134,17 @@ async def test_a_patch_on_its_way_does_not_move_an_offset_that_is_told_meanwhile
         return await unhindered(rows, upload_id)
 
     monkeypatch.setattr(UploadRows, step, hindered)
+    return reached, may_go_on
+
+
+@pytest.mark.parametrize("step", ["get", "claim"])
+@pytest.mark.usefixtures("nothing_kept")
+async def test_a_patch_on_its_way_does_not_move_an_offset_that_is_told_meanwhile(
+    client: Client, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Its client has left, and asks where to go on: what is still done of it is done by then."""
+    url = await create(client, len(BODY))
+    reached, may_go_on = hinder(monkeypatch, step)
     wire = await begin(client, url)
     await asyncio.wait_for(reached.wait(), 10)
     asked = asyncio.create_task(offset_of(client, url))
@@ -153,17 +159,10 @@ async def test_a_request_that_goes_on_for_too_long_is_not_waited_for(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("file_service.core.holds.PATIENCE_SECONDS", 0.2)
-    may_go_on = asyncio.Event()
-    unhindered = UploadRows.claim
-
-    async def hindered(rows: UploadRows, upload_id: str) -> object:
-        await may_go_on.wait()
-        return await unhindered(rows, upload_id)
-
     url = await create(client, len(BODY))
-    monkeypatch.setattr(UploadRows, "claim", hindered)
+    reached, may_go_on = hinder(monkeypatch, "claim")
     wire = await begin(client, url)
-    await asyncio.sleep(0.1)
+    await asyncio.wait_for(reached.wait(), 10)
     async with client.head(url, headers=TUS) as response:
         assert response.status == 423
     may_go_on.set()

@@ -69,7 +69,7 @@ def find_program(name: str) -> str:
 
 
 def _ours(folder: Path, port: int) -> Sequence[str]:
-    database = f"sqlite+aiosqlite:///{folder}/catalogue.db"
+    database = f"sqlite:///{folder}/catalogue.db"
     places = ("--dir", str(folder / "files"), "--database-url", database)
     return (sys.executable, "-m", "file_service", "serve", "--port", str(port), *places)
 

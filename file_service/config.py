@@ -15,10 +15,11 @@ from file_service.errors import StartupError
 
 PREFIX = "FILE_SERVICE_"
 DEFAULT_DIR = Path("data/files")
-DEFAULT_DATABASE_URL = "sqlite+aiosqlite:///./data/catalogue.db"
+DEFAULT_DATABASE_URL = "sqlite:///./data/catalogue.db"
 
 _DRIVERS = {
-    "sqlite": "sqlite+aiosqlite",
+    "sqlite": "sqlite",
+    "sqlite+aiosqlite": "sqlite",  # as it was spelt when that was the driver
     "postgres": "postgresql+asyncpg",
     "postgresql": "postgresql+asyncpg",
 }
@@ -29,7 +30,7 @@ def _with_driver(url: Any) -> Any:
     scheme, separator, rest = str(url).partition("://")
     scheme = _DRIVERS.get(scheme, scheme)
     if not separator or scheme not in _DRIVERS.values():
-        raise ValueError("not a sqlite+aiosqlite:// or postgresql+asyncpg:// URL")
+        raise ValueError("not a sqlite:/// or postgresql+asyncpg:// URL")
     if scheme == _DRIVERS["postgresql"]:
         rest = re.sub(r"(?<=[?&])sslmode=", "ssl=", rest)  # libpq's word and asyncpg's
     return f"{scheme}://{rest}"

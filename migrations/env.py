@@ -21,8 +21,7 @@ async def run_on_own_connection() -> None:
 
     engine = connect(read_settings().database_url)
     try:
-        async with engine.begin() as connection:
-            await connection.run_sync(run)
+        await engine.write(run)
     finally:
         await engine.dispose()
 

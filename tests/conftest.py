@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def _own_postgres(folder: Path) -> Iterator[str]:
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated, empty SQLite catalogue to copy from."""
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
-    asyncio.run(_migrate(f"sqlite+aiosqlite:///{path}"))
+    asyncio.run(_migrate(f"sqlite:///{path}"))
     return path
 
 
@@ -102,7 +103,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         copy = tmp_path / "catalogue.db"
         shutil.copy(request.getfixturevalue("sqlite_template"), copy)
-        return f"sqlite+aiosqlite:///{copy}"
+        return f"sqlite:///{copy}"
     url: str = request.getfixturevalue("postgres_url")
     asyncio.run(_empty(url))
     return url
@@ -220,9 +221,7 @@ class Leftovers:
         """Run one statement on the catalogue; return the first value, if any."""
         engine = connect(self.settings.database_url)
         try:
-            async with engine.begin() as connection:
-                result = await connection.execute(sa.text(statement))
-                return result.scalar() if result.returns_rows else None
+            return await engine.write(partial(_run, statement=statement))
         finally:
             await engine.dispose()
 
@@ -265,6 +264,11 @@ def worker_id(request: pytest.FixtureRequest) -> str:
     return str(getattr(request.config, "workerinput", {}).get("workerid", "main"))
 
 
+def _run(connection: sa.Connection, statement: str) -> Any:
+    result = connection.execute(sa.text(statement))
+    return result.scalar() if result.returns_rows else None
+
+
 async def _migrate(url: str) -> None:
     engine = connect(url)
     await migrate(engine)
@@ -273,9 +277,8 @@ async def _migrate(url: str) -> None:
 
 async def _empty(url: str) -> None:
     engine = connect(url)
-    async with engine.begin() as connection:
-        names = ", ".join(table.name for table in schema.sorted_tables)
-        await connection.execute(sa.text(f"TRUNCATE {names}"))
+    names = ", ".join(table.name for table in schema.sorted_tables)
+    await engine.write(partial(_run, statement=f"TRUNCATE {names}"))
     await engine.dispose()
 
 
@@ -295,7 +298,5 @@ def _own_database(server_url: str, name: str) -> Iterator[str]:
 
 async def _execute(url: str, statement: str) -> None:
     engine = connect(url)
-    outside = engine.execution_options(isolation_level="AUTOCOMMIT")
-    async with outside.connect() as connection:
-        await connection.execute(sa.text(statement))
+    await engine.read(partial(_run, statement=statement))  # no transaction around it
     await engine.dispose()

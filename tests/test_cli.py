@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> str:
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """The URL of a SQLite catalogue that is not there yet."""
-    return f"sqlite+aiosqlite:///{tmp_path}/new.db"
+    return f"sqlite:///{tmp_path}/new.db"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -73,17 +73,16 @@ def new_database_url(request: pytest.FixtureRequest, sqlite_url: str) -> Iterato
 
 
 async def execute(server_url: str, statement: str) -> None:
-    engine = connect(server_url).execution_options(isolation_level="AUTOCOMMIT")
-    async with engine.connect() as connection:
-        await connection.execute(sa.text(statement))
+    engine = connect(server_url)
+    await engine.read(lambda connection: connection.execute(sa.text(statement)))
     await engine.dispose()
 
 
 async def count_files(url: str) -> int:
     engine = connect(url)
     try:
-        async with engine.connect() as connection:
-            return int(await connection.scalar(sa.text("SELECT count(*) FROM file")) or 0)
+        count = sa.text("SELECT count(*) FROM file")
+        return int(await engine.read(lambda connection: connection.scalar(count)))
     finally:
         await engine.dispose()
 
@@ -219,7 +218,7 @@ def test_an_unreachable_database_is_refused(command: str) -> None:
 
 
 def test_a_sqlite_catalogue_in_a_folder_that_is_not_there_is_refused(folder: str) -> None:
-    url = "sqlite+aiosqlite:////no/such/folder/catalogue.db"
+    url = "sqlite:////no/such/folder/catalogue.db"
     check_refused(run("serve", "--dir", folder, "--database-url", url), "database")
 
 

@@ -67,7 +67,8 @@ def test_an_empty_max_size_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         ("postgresql://u:p@h/n?ssl=require", "postgresql+asyncpg://u:p@h/n?ssl=require"),
         ("postgres://h/n", "postgresql+asyncpg://h/n"),
         ("postgres://h/n?a=1&sslmode=require", "postgresql+asyncpg://h/n?a=1&ssl=require"),
-        ("sqlite:///x.db", "sqlite+aiosqlite:///x.db"),
+        ("sqlite:///x.db", "sqlite:///x.db"),
+        ("sqlite+aiosqlite:///x.db", "sqlite:///x.db"),
     ],
 )
 def test_a_database_url_is_given_our_driver(given: str, used: str) -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import sqlalchemy as sa
 
 from file_service.catalogue.database import Database, Shared
+from file_service.catalogue.engine import Commit
 from file_service.catalogue.tables import file as table
 from file_service.catalogue.tables import to_row
 from file_service.errors import FileServiceError, NoRoom, OutcomeUnknown
@@ -21,7 +23,7 @@ class Additions:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        is_sqlite = database.engine.dialect.name == "sqlite"
+        is_sqlite = database.engine.dialect == "sqlite"
         if is_sqlite:
             self._shared = Shared(self._add_all, turns=1)
         else:
@@ -54,17 +56,18 @@ class Additions:
         return outcomes
 
     async def _commit(self, files: Sequence[File]) -> None:
-        is_sent = is_done = False
+        commit = Commit()
         try:
-            async with self._database.answering(), self._database.connecting() as connection:
-                await connection.execute(sa.insert(table), [to_row(each) for each in files])
-                is_sent = True
-                await connection.commit()
-                is_done = True
+            await self._database.write(partial(insert_files, files=files), commit)
         except (Exception, asyncio.CancelledError) as error:
-            if is_done:
+            if commit.is_done:
                 return  # the connection could not be given back in time, that is all
-            if is_sent and not isinstance(error, NoRoom):
-                ids = [each.id for each in files]
-                raise OutcomeUnknown(ids, "The catalogue did not confirm.") from error
-            raise  # NoRoom: a database that finds no room rolls back, and says so
+            if commit.give_up() or isinstance(error, NoRoom):
+                raise  # NoRoom: a database that finds no room rolls back, and says so
+            ids = [each.id for each in files]
+            raise OutcomeUnknown(ids, "The catalogue did not confirm.") from error
+
+
+def insert_files(connection: sa.Connection, files: Sequence[File]) -> None:
+    """Insert the rows of `files` by the transaction of `connection`."""
+    connection.execute(sa.insert(table), [to_row(each) for each in files])

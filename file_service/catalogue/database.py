@@ -3,22 +3,23 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from file_service.catalogue.engine import EMBEDDED_RESERVE
-from file_service.errors import CatalogueUnavailable, NoRoom, OutcomeUnknown
+from file_service.catalogue.engine import EMBEDDED_RESERVE, Commit, Engine, Work
+from file_service.errors import CatalogueUnavailable, NoRoom
 from file_service.tasks import Together, TurnNotCome
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Values = Mapping[str, Any]
+Rows = Sequence[sa.Row[Any]]
 
 # Whatever the database does or fails to do, no call takes longer.
 LIMIT_SECONDS = 10.0
@@ -37,24 +38,17 @@ _PING = sa.select(sa.literal(1))
 
 
 class Database:
-    """Connections for a while. Every method may raise CatalogueUnavailable.
+    """What every statement goes through. Every method may raise CatalogueUnavailable.
 
-    A block that only writes may have written then: it is to be run again, which must be harmless.
+    One that only writes may have written then: it is to be called again, which must be harmless.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        # A read is one statement: no BEGIN and ROLLBACK around it, and on SQLite no write lock.
-        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         # The dialect's own INSERT, which has ON CONFLICT.
         self.insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
-            engine.dialect.name
+            engine.dialect
         ]
-        # SQLite has one writer at a time and no queue: whoever asks at the right moment is it, and
-        # another may ask in vain until it gives up. Those of this process take turns.
-        self._turn: AbstractAsyncContextManager[None] = nullcontext()
-        if engine.dialect.name == "sqlite":
-            self._turn = asyncio.Lock()
         self._answered_at = float("-inf")
         # Of hundreds of uploads that begin at once, one asks for all.
         self._checks: Together[None, None] = Together(self._check_once, most=MOST)
@@ -70,38 +64,32 @@ class Database:
 
     async def check(self) -> None:
         """Raise CatalogueUnavailable or NoRoom unless the database can take a row now."""
-        async with self.reading(CHECK_SECONDS) as connection:
-            if self.engine.dialect.name == "sqlite":
-                await connection.execute(_PING)
-                await asyncio.to_thread(_check_room, self.engine.url.database or ".")
-            elif await connection.scalar(_IS_READ_ONLY) == "on":
-                raise CatalogueUnavailable("The catalogue takes no writes: it is a standby.")
+        async with self._answering(CHECK_SECONDS):
+            await self.engine.read(_check_writable)
+
+    async def read(self, query: sa.Executable, values: Values | None = None) -> Rows:
+        """Return all rows that one statement finds."""
+        async with self._answering():
+            return await self.engine.read(
+                lambda connection: connection.execute(query, values).all()
+            )
+
+    async def change(self, statement: sa.Executable, values: Values | None = None) -> int:
+        """Return how many rows one statement has changed."""
+        return await self.write(lambda connection: connection.execute(statement, values).rowcount)
+
+    async def write(self, work: Work[Result], commit: Commit | None = None) -> Result:
+        """Run `work` in a transaction, which is then committed; `commit` tells how far it came."""
+        async with self._answering():
+            return await self.engine.write(work, commit)
 
     @asynccontextmanager
-    async def reading(self, seconds: float = LIMIT_SECONDS) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection for a statement that is a transaction by itself."""
-        async with self.answering(seconds), self._autocommit.connect() as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection in a transaction, which is committed with the block."""
-        async with self.answering(), self._turn, self.engine.begin() as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def connecting(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection for a transaction that the block commits itself."""
-        async with self._turn, self.engine.connect() as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def answering(self, seconds: float = LIMIT_SECONDS) -> AsyncIterator[None]:
+    async def _answering(self, seconds: float | None = None) -> AsyncIterator[None]:
         """Bound the wait, tell trouble in our words, and note whether there was an answer."""
         try:
-            async with _translated(), asyncio.timeout(seconds):
+            async with _translated(), asyncio.timeout(seconds or LIMIT_SECONDS):
                 yield
-        except (CatalogueUnavailable, OutcomeUnknown):
+        except CatalogueUnavailable:
             self._answered_at = float("-inf")
             raise
         self._answered_at = time.monotonic()
@@ -127,8 +115,16 @@ class Shared(Generic[Item, Result]):
             raise CatalogueUnavailable("The catalogue is busy, or does not answer.") from error
 
 
-def _check_room(path: str) -> None:
-    found = os.statvfs(Path(path).parent)
+def _check_writable(connection: sa.Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.execute(_PING)
+        _check_room(Path(connection.engine.url.database or "."))
+    elif connection.scalar(_IS_READ_ONLY) == "on":
+        raise CatalogueUnavailable("The catalogue takes no writes: it is a standby.")
+
+
+def _check_room(path: Path) -> None:
+    found = os.statvfs(path.parent)
     if found.f_bavail * found.f_frsize < EMBEDDED_RESERVE:
         raise NoRoom("There is no room left where the catalogue is kept.")
 

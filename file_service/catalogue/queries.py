@@ -4,11 +4,10 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from file_service.catalogue.additions import Additions
 from file_service.catalogue.database import Database, Shared
-from file_service.catalogue.tables import FILE_COLUMNS, file, removal, store, to_row, upload
+from file_service.catalogue.tables import FILE_COLUMNS, file, removal, store, upload
 from file_service.errors import FileNotFound
 from file_service.models import File
 
@@ -31,9 +30,9 @@ _FIND_REMOVALS = (
     .limit(sa.bindparam("most"))
 )
 _GET_STATE = sa.select(file.c.state).where(file.c.id == sa.bindparam("id"))
-_COUNT = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(file.c.size), 0)).where(
-    file.c.state == READY
-)
+_COUNT = sa.select(
+    sa.func.count().label("files"), sa.func.coalesce(sa.func.sum(file.c.size), 0).label("size")
+).where(file.c.state == READY)
 _HAS_FENCES = sa.select(sa.literal(1)).where(file.c.state == ABORTED).limit(1)
 _DROP_FENCES = sa.delete(file).where(
     file.c.state == ABORTED, file.c.created_at < sa.bindparam("before")
@@ -78,8 +77,7 @@ class Catalogue:
         return found
 
     async def _get_files(self, ids: Sequence[str]) -> list[File | None]:
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(_GET_FILES, {"ids": ids})).all()
+        rows = await self._database.read(_GET_FILES, {"ids": ids})
         found = {row.id: File(**row._mapping) for row in rows}
         return [found.get(file_id) for file_id in ids]
 
@@ -88,23 +86,23 @@ class Catalogue:
 
         FileNotFound where it does not exist already.
         """
-        async with self._database.writing() as connection:
-            result = await connection.execute(_REMOVE_FILE, {"id": file_id})
-            if result.rowcount == 0:
+
+        def remove(connection: sa.Connection) -> None:
+            if connection.execute(_REMOVE_FILE, {"id": file_id}).rowcount == 0:
                 raise FileNotFound(f"No file has the id {file_id}.")
-            await connection.execute(sa.delete(upload).where(upload.c.id == file_id))
-            await note_removal(connection, file_id)
+            connection.execute(sa.delete(upload).where(upload.c.id == file_id))
+            note_removal(connection, file_id)
+
+        await self._database.write(remove)
 
     async def find_removals(self, most: int, after: str = FIRST_ID) -> list[str]:
         """Return the keys of at most `most` blobs noted for removal, in order, from `after` on."""
-        asked = {"most": most, "after": after}
-        async with self._database.reading() as connection:
-            return list((await connection.scalars(_FIND_REMOVALS, asked)).all())
+        rows = await self._database.read(_FIND_REMOVALS, {"most": most, "after": after})
+        return [row.id for row in rows]
 
     async def drop_removals(self, keys: Sequence[str]) -> None:
         """Forget the notes of blobs that are gone."""
-        async with self._database.writing() as connection:
-            await connection.execute(sa.delete(removal).where(removal.c.id.in_(keys)))
+        await self._database.change(sa.delete(removal).where(removal.c.id.in_(keys)))
 
     async def fence(self, key: str) -> bool:
         """Settle an upload whose outcome nobody knows; return whether it became a file.
@@ -116,17 +114,18 @@ class Catalogue:
             "id": key, "name": "", "size": 0, "media_type": "", "sha256": "",
             "created_at": datetime.now(UTC), "metadata": {}, "state": ABORTED,
         }  # fmt: skip
-        async with self._database.writing() as connection:
-            await connection.execute(self._database.insert(file).on_conflict_do_nothing(), fence)
-            return await connection.scalar(_GET_STATE, {"id": key}) == READY
+
+        def settle(connection: sa.Connection) -> bool:
+            connection.execute(self._database.insert(file).on_conflict_do_nothing(), fence)
+            return connection.scalar(_GET_STATE, {"id": key}) == READY
+
+        return await self._database.write(settle)
 
     async def drop_fences(self, before: datetime) -> int:
         """Drop the fences put up before then: no statement of their uploads can still arrive."""
-        async with self._database.reading() as connection:
-            if await connection.scalar(_HAS_FENCES) is None:
-                return 0  # nearly always: nobody has to wait for a write lock
-        async with self._database.writing() as connection:
-            return (await connection.execute(_DROP_FENCES, {"before": before})).rowcount
+        if not await self._database.read(_HAS_FENCES):
+            return 0  # nearly always: nobody has to wait for a write lock
+        return await self._database.change(_DROP_FENCES, {"before": before})
 
     async def find_known(self, keys: Sequence[str]) -> set[str]:
         """Return those of `keys` that are files, or whose removal is noted already."""
@@ -134,21 +133,18 @@ class Catalogue:
             sa.select(file.c.id).where(file.c.id.in_(keys), file.c.state == READY),
             sa.select(removal.c.id).where(removal.c.id.in_(keys)),
         )
-        async with self._database.reading() as connection:
-            return set((await connection.scalars(query)).all())
+        return {row.id for row in await self._database.read(query)}
 
     async def count_files(self) -> tuple[int, int]:
         """Return how many files there are and how many bytes they have together."""
-        async with self._database.reading() as connection:
-            count, size = (await connection.execute(_COUNT)).one()
-        return count, int(size)
+        [found] = await self._database.read(_COUNT)
+        return found.files, int(found.size)
 
     async def walk_files(self, most: int = 500) -> AsyncIterator[File]:
         """Yield every file in the order of ids, without holding a connection meanwhile."""
         after = FIRST_ID
         while True:
-            async with self._database.reading() as connection:
-                rows = (await connection.execute(_WALK_FILES, {"after": after, "most": most})).all()
+            rows = await self._database.read(_WALK_FILES, {"after": after, "most": most})
             for row in rows:
                 yield File(**row._mapping)
             if len(rows) < most:
@@ -157,31 +153,26 @@ class Catalogue:
 
     async def find_store(self) -> str | None:
         """Return the identity of the folder that belongs here, None where none does yet."""
-        async with self._database.reading() as connection:
-            found = await connection.scalar(sa.select(store.c.id))
-        return None if found is None else str(found)
+        rows = await self._database.read(sa.select(store.c.id))
+        return str(rows[0].id) if rows else None
 
     async def claim_store(self, store_id: str) -> str:
         """Return the identity of the folder that belongs here: `store_id` where there was none."""
         claim = self._database.insert(store).on_conflict_do_nothing()
-        async with self._database.writing() as connection:
-            await connection.execute(claim, {"place": 0, "id": store_id})
-            return str(await connection.scalar(sa.select(store.c.id)))
+
+        def settle(connection: sa.Connection) -> str:
+            connection.execute(claim, {"place": 0, "id": store_id})
+            return str(connection.scalar(sa.select(store.c.id)))
+
+        return await self._database.write(settle)
 
     async def find_risks(self) -> list[str]:
         """Return the database settings that let it lose what it has acknowledged."""
-        if self._database.engine.dialect.name != "postgresql":
+        if self._database.engine.dialect != "postgresql":
             return []
-        async with self._database.reading() as connection:
-            return list((await connection.scalars(_RISKS)).all())
+        return [row.name for row in await self._database.read(_RISKS)]
 
 
-async def insert_files(connection: AsyncConnection, files: Sequence[File]) -> None:
-    """Insert the rows of `files` by the transaction of `connection`."""
-    await connection.execute(sa.insert(file), [to_row(each) for each in files])
-
-
-async def note_removal(connection: AsyncConnection, key: str) -> None:
+def note_removal(connection: sa.Connection, key: str) -> None:
     """Note the bytes of `key` for removal by the transaction of `connection`."""
-    note = {"id": key, "noted_at": datetime.now(UTC)}
-    await connection.execute(sa.insert(removal), note)
+    connection.execute(sa.insert(removal), {"id": key, "noted_at": datetime.now(UTC)})

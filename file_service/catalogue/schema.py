@@ -10,9 +10,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from file_service.catalogue.engine import connect
+from file_service.catalogue.engine import Engine, connect
 from file_service.errors import StartupError
 
 # Any number, the same in every release: migrators on several machines queue behind this lock.
@@ -45,18 +44,20 @@ async def prepare(url: str, *, upgrade: bool) -> None:
             await engine.dispose()
 
 
-async def migrate(engine: AsyncEngine, revision: str = "head") -> None:
+async def migrate(engine: Engine, revision: str = "head") -> None:
     """Bring the schema up to `revision`, in one transaction that excludes other migrators."""
-    async with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-        await connection.run_sync(lambda sync: command.upgrade(make_config(sync), revision))
+
+    def upgrade(connection: sa.Connection) -> None:
+        if engine.dialect == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        command.upgrade(make_config(connection), revision)
+
+    await engine.write(upgrade)
 
 
-async def _is_current(engine: AsyncEngine) -> bool:
+async def _is_current(engine: Engine) -> bool:
     wanted = set(ScriptDirectory.from_config(make_config()).get_heads())
-    async with engine.connect() as connection:
-        return await connection.run_sync(_get_heads) == wanted
+    return await engine.read(_get_heads) == wanted
 
 
 def _get_heads(connection: sa.Connection) -> set[str]:

@@ -3,13 +3,14 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from file_service.catalogue.additions import insert_files
 from file_service.catalogue.database import Database
-from file_service.catalogue.queries import insert_files, note_removal
+from file_service.catalogue.queries import note_removal
 from file_service.catalogue.tables import upload
 from file_service.errors import UploadLost, UploadNotFound
 from file_service.models import File, Manner, NewUpload, Upload
@@ -17,9 +18,9 @@ from file_service.models import File, Manner, NewUpload, Upload
 OPEN, FINISHED = "open", "finished"
 
 _GET = sa.select(upload).where(upload.c.id == sa.bindparam("key"))
-_RESERVED = sa.select(sa.func.coalesce(sa.func.sum(upload.c.length - upload.c.offset), 0)).where(
-    upload.c.state == OPEN, upload.c.length.is_not(None)
-)
+_RESERVED = sa.select(
+    sa.func.coalesce(sa.func.sum(upload.c.length - upload.c.offset), 0).label("size")
+).where(upload.c.state == OPEN, upload.c.length.is_not(None))
 _FIND_EXPIRED = (
     sa.select(upload.c.id)
     .where(upload.c.expires_at <= sa.bindparam("now"))
@@ -36,19 +37,16 @@ class UploadRows:
 
     async def add(self, new: Upload) -> None:
         """Make an upload exist."""
-        async with self._database.writing() as connection:
-            await connection.execute(sa.insert(upload), _to_row(new))
+        await self._database.change(sa.insert(upload), _to_row(new))
 
     async def get(self, upload_id: str) -> Upload:
         """Return the upload of this id; UploadNotFound where there is none."""
-        async with self._database.reading() as connection:
-            row = (await connection.execute(_GET, {"key": upload_id})).first()
-        return _from_row(upload_id, row)
+        return _from_rows(upload_id, await self._database.read(_GET, {"key": upload_id}))
 
     async def sum_reserved(self) -> int:
         """Return how many bytes were declared and have not arrived yet, of all open uploads."""
-        async with self._database.reading() as connection:
-            return int(await connection.scalar(_RESERVED) or 0)
+        [found] = await self._database.read(_RESERVED)
+        return int(found.size)
 
     async def claim(self, upload_id: str) -> Upload:
         """Become the holder of an open upload: what an earlier one still writes is void."""
@@ -58,33 +56,33 @@ class UploadRows:
             .values(fence=upload.c.fence + 1, is_held=True, wish=0)
             .returning(*upload.c)
         )
-        async with self._database.writing() as connection:
-            row = (await connection.execute(statement)).first()
-        return _from_row(upload_id, row)
+        rows = await self._database.write(lambda connection: connection.execute(statement).all())
+        return _from_rows(upload_id, rows)
 
     async def let_go(self, held: Upload) -> None:
         """Be its holder no more; harmless for one who was not the last."""
-        async with self._database.writing() as connection:
-            await connection.execute(_by_holder(held).values(is_held=False))
+        await self._database.change(_by_holder(held).values(is_held=False))
 
     async def advance(self, held: Upload, offset: int, *, expires_at: datetime) -> Upload:
         """Move the offset to `offset` durable bytes; UploadLost where somebody else holds it."""
-        async with self._database.writing() as connection:
-            await _change(connection, held, {"offset": offset, "expires_at": expires_at})
+        values = {"offset": offset, "expires_at": expires_at}
+        await self._database.write(partial(_change, held=held, values=values))
         return replace(held, offset=offset, expires_at=expires_at)
 
     async def declare(self, held: Upload, length: int) -> Upload:
         """Write down the length, once it is known."""
-        async with self._database.writing() as connection:
-            await _change(connection, held, {"length": length})
+        await self._database.write(partial(_change, held=held, values={"length": length}))
         return replace(held, new=replace(held.new, length=length))
 
     async def finish(self, held: Upload, file: File | None) -> Upload:
         """End an upload: by the same transaction the file exists, unless it is a part."""
-        async with self._database.writing() as connection:
-            await _change(connection, held, {"state": FINISHED, "is_held": False})
+
+        def end(connection: sa.Connection) -> None:
+            _change(connection, held, {"state": FINISHED, "is_held": False})
             if file is not None:
-                await insert_files(connection, [file])
+                insert_files(connection, [file])
+
+        await self._database.write(end)
         return replace(held, is_finished=True, is_held=False)
 
     async def wish(self, upload_id: str, wish: int) -> None:
@@ -94,14 +92,12 @@ class UploadRows:
             .where(upload.c.id == upload_id, upload.c.wish < wish)
             .values(wish=wish)
         )
-        async with self._database.writing() as connection:
-            await connection.execute(statement)
+        await self._database.change(statement)
 
     async def find_wishes(self, ids: Collection[str]) -> dict[str, int]:
         """Return what is wanted of the holders of `ids`, where anything is."""
         query = sa.select(upload.c.id, upload.c.wish).where(upload.c.id.in_(ids), upload.c.wish > 0)
-        async with self._database.reading() as connection:
-            return {row.id: row.wish for row in await connection.execute(query)}
+        return {row.id: row.wish for row in await self._database.read(query)}
 
     async def find_known(self, ids: Sequence[str]) -> set[str]:
         """Return those of `ids` whose staged bytes still belong to an upload."""
@@ -109,14 +105,12 @@ class UploadRows:
             upload.c.id.in_(ids),
             sa.or_(upload.c.state == OPEN, upload.c.concat == "partial"),
         )
-        async with self._database.reading() as connection:
-            return set((await connection.scalars(query)).all())
+        return {row.id for row in await self._database.read(query)}
 
     async def find_expired(self, now: datetime, most: int) -> list[str]:
         """Return at most `most` uploads that have come to the end of their time."""
-        async with self._database.reading() as connection:
-            found = await connection.scalars(_FIND_EXPIRED, {"now": now, "most": most})
-            return list(found.all())
+        rows = await self._database.read(_FIND_EXPIRED, {"now": now, "most": most})
+        return [row.id for row in rows]
 
     async def expire(self, ids: Sequence[str], at: datetime) -> None:
         """Have uploads come to the end of their time at `at`, where that is sooner."""
@@ -125,8 +119,7 @@ class UploadRows:
             .where(upload.c.id.in_(ids), upload.c.expires_at > at)
             .values(expires_at=at)
         )
-        async with self._database.writing() as connection:
-            await connection.execute(statement)
+        await self._database.change(statement)
 
     async def remove(self, upload_id: str) -> None:
         """Make the upload not exist, and note its bytes for removal unless they are a file's.
@@ -138,12 +131,15 @@ class UploadRows:
             .where(upload.c.id == upload_id)
             .returning(upload.c.state, upload.c.concat)
         )
-        async with self._database.writing() as connection:
-            row = (await connection.execute(statement)).first()
+
+        def remove(connection: sa.Connection) -> None:
+            row = connection.execute(statement).first()
             if row is None:
                 raise UploadNotFound(f"No upload has the id {upload_id}.")
             if row.state == OPEN or row.concat == "partial":
-                await note_removal(connection, upload_id)
+                note_removal(connection, upload_id)
+
+        await self._database.write(remove)
 
 
 def _by_holder(held: Upload) -> sa.Update:
@@ -152,8 +148,8 @@ def _by_holder(held: Upload) -> sa.Update:
     )
 
 
-async def _change(connection: AsyncConnection, held: Upload, values: Mapping[str, Any]) -> None:
-    result = await connection.execute(_by_holder(held).values(**values))
+def _change(connection: sa.Connection, held: Upload, values: Mapping[str, Any]) -> None:
+    result = connection.execute(_by_holder(held).values(**values))
     if result.rowcount == 0:
         raise UploadLost("A newer request has taken the upload over, or ended it.")
 
@@ -182,9 +178,10 @@ def _to_row(value: Upload) -> dict[str, Any]:
     }
 
 
-def _from_row(upload_id: str, row: Any) -> Upload:
-    if row is None:
+def _from_rows(upload_id: str, rows: Sequence[Any]) -> Upload:
+    if not rows:
         raise UploadNotFound(f"No upload has the id {upload_id}.")
+    [row] = rows
     digests = {name: bytes.fromhex(digest) for name, digest in row.digests.items()}
     new = NewUpload(
         name=row.name,

@@ -7,7 +7,6 @@ from unittest.mock import patch
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from file_service.catalogue.database import MOST, Database
 from file_service.catalogue.queries import Catalogue
@@ -16,16 +15,16 @@ from tests.catalogue.test_queries import make_file
 
 
 @pytest.fixture
-def commits(database: Database) -> Iterator[list[sa.Connection]]:
+def commits() -> Iterator[list[sa.Connection]]:
     """The transactions that are committed."""
     seen: list[sa.Connection] = []
 
     def see(connection: sa.Connection) -> None:
         seen.append(connection)
 
-    event.listen(database.engine.sync_engine, "commit", see)
+    event.listen(sa.Engine, "commit", see)
     yield seen
-    event.remove(database.engine.sync_engine, "commit", see)
+    event.remove(sa.Engine, "commit", see)
 
 
 async def test_those_who_wait_share_a_transaction_where_there_is_one_writer(
@@ -33,7 +32,7 @@ async def test_those_who_wait_share_a_transaction_where_there_is_one_writer(
 ) -> None:
     files = [make_file() for _ in range(100)]
     await asyncio.gather(*(catalogue.add_files([each]) for each in files))
-    is_shared = database.engine.dialect.name == "sqlite"
+    is_shared = database.engine.dialect == "sqlite"
     assert len(commits) <= 4 if is_shared else len(commits) == 100
     assert [await catalogue.get_file(each.id) for each in files] == files
 
@@ -72,7 +71,7 @@ async def test_of_several_files_of_one_upload_none_comes_alone(catalogue: Catalo
 
 async def test_each_is_told_of_its_own_files_where_nobody_knows(catalogue: Catalogue) -> None:
     uploads = [[make_file(), make_file()] for _ in range(5)]
-    with patch.object(AsyncConnection, "commit", side_effect=TimeoutError):
+    with patch.object(sa.Connection, "commit", side_effect=TimeoutError):
         outcomes = await asyncio.gather(
             *(catalogue.add_files(files) for files in uploads), return_exceptions=True
         )

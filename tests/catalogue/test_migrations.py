@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,8 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from file_service.catalogue.engine import connect
+from file_service.catalogue.engine import Engine, connect
 from file_service.catalogue.schema import make_config, migrate, prepare
 from file_service.catalogue.tables import schema
 from file_service.errors import StartupError
@@ -25,7 +25,7 @@ def revisions() -> list[Script]:
 def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A catalogue without any table."""
     if request.param == "sqlite":
-        yield f"sqlite+aiosqlite:///{tmp_path}/bare.db"
+        yield f"sqlite:///{tmp_path}/bare.db"
         return
     url: str = request.getfixturevalue("postgres_url")
     asyncio.run(_execute(url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public"))
@@ -36,32 +36,29 @@ def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 async def _execute(url: str, *statements: str) -> None:
     engine = connect(url)
-    async with engine.begin() as connection:
-        for statement in statements:
-            await connection.execute(sa.text(statement))
+    for statement in statements:
+        await engine.read(partial(sa.Connection.execute, statement=sa.text(statement)))
     await engine.dispose()
 
 
 @pytest.fixture
-async def bare(bare_url: str) -> AsyncIterator[AsyncEngine]:
+async def bare(bare_url: str) -> AsyncIterator[Engine]:
     engine = connect(bare_url)
     yield engine
     await engine.dispose()
 
 
-async def step(engine: AsyncEngine, direction: str, revision: str) -> None:
+async def step(engine: Engine, direction: str, revision: str) -> None:
     go = {"up": command.upgrade, "down": command.downgrade}[direction]
-    async with engine.begin() as connection:
-        await connection.run_sync(lambda sync: go(make_config(sync), revision))
+    await engine.write(lambda connection: go(make_config(connection), revision))
 
 
-async def tables(engine: AsyncEngine) -> set[str]:
-    async with engine.connect() as connection:
-        names = await connection.run_sync(lambda sync: sa.inspect(sync).get_table_names())
+async def tables(engine: Engine) -> set[str]:
+    names = await engine.read(lambda connection: sa.inspect(connection).get_table_names())
     return set(names) - {"alembic_version"}
 
 
-async def test_every_migration_goes_up_down_and_up(bare: AsyncEngine) -> None:
+async def test_every_migration_goes_up_down_and_up(bare: Engine) -> None:
     for script in revisions():
         before = await tables(bare)
         await step(bare, "up", script.revision)
@@ -72,7 +69,7 @@ async def test_every_migration_goes_up_down_and_up(bare: AsyncEngine) -> None:
     assert await tables(bare) == set()
 
 
-async def test_the_migrations_make_the_tables_that_the_code_knows(bare: AsyncEngine) -> None:
+async def test_the_migrations_make_the_tables_that_the_code_knows(bare: Engine) -> None:
     await migrate(bare)
 
     def compare(connection: sa.Connection) -> list[object]:
@@ -80,11 +77,10 @@ async def test_the_migrations_make_the_tables_that_the_code_knows(bare: AsyncEng
         context = MigrationContext.configure(connection, opts=options)
         return list(compare_metadata(context, schema))
 
-    async with bare.connect() as connection:
-        assert await connection.run_sync(compare) == []
+    assert await bare.read(compare) == []
 
 
-async def test_migrating_twice_changes_nothing(bare: AsyncEngine) -> None:
+async def test_migrating_twice_changes_nothing(bare: Engine) -> None:
     await migrate(bare)
     before = await tables(bare)
     await migrate(bare)

@@ -1,6 +1,5 @@
 import asyncio
 import shutil
-import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import patch
@@ -99,7 +98,7 @@ async def test_hundreds_of_uploads_at_once_are_let_in_by_one_question(
     "url",
     [
         "postgresql+asyncpg://nobody@127.0.0.1:1/nothing",
-        "sqlite+aiosqlite:////nonexistent/folder/x.db",
+        "sqlite:////nonexistent/folder/x.db",
     ],
 )
 async def test_a_database_that_is_away_is_said_to_be(url: str) -> None:
@@ -114,27 +113,23 @@ async def test_a_database_that_is_away_is_said_to_be(url: str) -> None:
         with pytest.raises(CatalogueUnavailable):
             await attempt
     await engine.dispose()
-    # aiosqlite does not wait for the thread of a connection that failed to open.
-    for thread in threading.enumerate():
-        if "_connection_worker_thread" in thread.name:
-            await asyncio.to_thread(thread.join)
 
 
 async def test_sqlite_keeps_what_it_acknowledged(sqlite_template: object) -> None:
     """Power cuts lose acknowledged rows under WAL with the usual synchronous=NORMAL."""
-    engine = connect(f"sqlite+aiosqlite:///{sqlite_template}")
-    async with engine.connect() as connection:
-        pragmas = {
-            name: await connection.scalar(sa.text(f"PRAGMA {name}"))
-            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
-        }
-    await engine.dispose()
-    assert pragmas == {
+    engine = connect(f"sqlite:///{sqlite_template}")
+    wanted = {
         "journal_mode": "wal",
         "synchronous": 2,  # FULL
         "foreign_keys": 1,
         "busy_timeout": 5000,
     }
+
+    def find(connection: sa.Connection) -> dict[str, object]:
+        return {name: connection.scalar(sa.text(f"PRAGMA {name}")) for name in wanted}
+
+    assert [await engine.read(find), await engine.write(find)] == [wanted, wanted]
+    await engine.dispose()
 
 
 async def test_writers_of_one_process_take_turns_where_sqlite_has_no_queue(
@@ -143,7 +138,7 @@ async def test_writers_of_one_process_take_turns_where_sqlite_has_no_queue(
     impatient = tuple(each for each in engine_module._PRAGMAS if "busy_timeout" not in each)
     monkeypatch.setattr(engine_module, "_PRAGMAS", (*impatient, "busy_timeout=0"))
     shutil.copy(sqlite_template, tmp_path / "c.db")
-    engine = connect(f"sqlite+aiosqlite:///{tmp_path}/c.db")
+    engine = connect(f"sqlite:///{tmp_path}/c.db")
     catalogue = Catalogue(Database(engine))
     files = [make_file() for _ in range(40)]
     await asyncio.gather(*(catalogue.add_files([each]) for each in files))

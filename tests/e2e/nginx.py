@@ -184,7 +184,7 @@ def running_site(variant: Variant, folder: Path, *flags: str) -> Iterator[Site]:
 
 
 def _start_service(folder: Path, store: Path, *flags: str) -> ServiceProcess:
-    database = f"sqlite+aiosqlite:///{folder / 'catalogue.db'}"
+    database = f"sqlite:///{folder / 'catalogue.db'}"
     places = ("--dir", str(store), "--database-url", database)
     limits = ("--max-size", str(MAX_SIZE), "--grace-seconds", "1", "--metrics")
     with pytest.MonkeyPatch.context() as patch:

@@ -23,7 +23,7 @@ def service_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         "--dir",
         str(_made(folder / "files")),
         "--database-url",
-        f"sqlite+aiosqlite:///{folder}/catalogue.db",
+        f"sqlite:///{folder}/catalogue.db",
     )
     yield running
     running.end()

@@ -161,9 +161,8 @@ class Place:
         """The first column of a query on the catalogue."""
         engine = connect(self.database_url)
         try:
-            async with engine.connect() as connection:
-                values = (await connection.scalars(sa.text(query))).all()
-                return [str(value) if isinstance(value, UUID) else value for value in values]
+            values = await engine.read(lambda found: found.scalars(sa.text(query)).all())
+            return [str(value) if isinstance(value, UUID) else value for value in values]
         finally:
             await engine.dispose()
 

@@ -96,7 +96,7 @@ async def _made_catalogue(
     if where != "postgresql":
         # The service makes it at its first start.
         path = (disk if where == "same" else root) / "catalogue.db"
-        yield f"sqlite+aiosqlite:///{path}", None
+        yield f"sqlite:///{path}", None
         return
     folder = disk / "postgres"
     folder.mkdir(mode=0o700)

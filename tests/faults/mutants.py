@@ -191,7 +191,7 @@ MUTANTS = [
     Mutant(
         "a delete leaves no note",
         QUERIES,
-        "            await note_removal(connection, file_id)\n",
+        "            note_removal(connection, file_id)\n",
         "",
         "kill_delete_at_unlink",
     ),
@@ -237,7 +237,7 @@ MUTANTS = [
     Mutant(
         "a recovery asks for the row, and puts up no fence",
         QUERIES,
-        "await connection.execute(self._database.insert(file).on_conflict_do_nothing(), fence)\n",
+        "connection.execute(self._database.insert(file).on_conflict_do_nothing(), fence)\n",
         "pass\n",
         "commit_in_doubt",
     ),

@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 
 from file_service.blobs.puts import SYNCS, TURNS
+from file_service.catalogue.engine import READERS
 from file_service.server import DISK_THREADS
 from file_service.web.sendfile import SENDERS
 from tests.faults.harness import (
@@ -39,12 +40,13 @@ SETTLE_SECONDS = 10
 # Without RST or FIN the service cannot know: that long the vanished say nothing before they close.
 LONGEST_SILENCE = 1.0
 
-# Sessions of the embedded catalogue open on demand; SQLite closes their files when it likes.
-MOST_SESSIONS = 15
+# The embedded catalogue's connections open on demand, one for each of its threads: those that read
+# and the one that writes. SQLite closes their files when it likes.
+MOST_SESSIONS = READERS + 1
 FILES_OF_SESSION = 3
 
 # Threads start on demand and stay: the executor's, the senders', those of puts and of their syncs,
-# one for each session.
+# the embedded catalogue's.
 MOST_THREADS = DISK_THREADS + SENDERS + TURNS + 1 + SYNCS + MOST_SESSIONS + 1
 
 WAYS = ("raw", "chunked", "form", "download")

@@ -62,7 +62,7 @@ def place_on(disk: Path, database_url: str, is_beside: bool) -> Place:
     (disk / "files").mkdir()
     if is_beside:
         shutil.move(database_url.partition(":///")[2], disk / "catalogue.db")
-        database_url = f"sqlite+aiosqlite:///{disk}/catalogue.db"
+        database_url = f"sqlite:///{disk}/catalogue.db"
     return Place(disk / "files", database_url)
 
 
@@ -164,7 +164,7 @@ async def test_a_disk_filled_by_others_is_survived(
 @asynccontextmanager
 async def catalogue_alone_on(disk: Path, folder: Path) -> AsyncIterator[tuple[Place, Caller]]:
     """A service with one file in it, whose SQLite catalogue alone is on the disk."""
-    place = Place(folder, f"sqlite+aiosqlite:///{disk}/catalogue.db")
+    place = Place(folder, f"sqlite:///{disk}/catalogue.db")
     async with calling(place) as caller:
         assert (await caller.upload(100_000)).status == 201
         yield place, caller

@@ -57,7 +57,7 @@ class Case:
         """A client, and an empty folder for the service; it makes its catalogue by itself."""
         folder = self.root / name
         folder.mkdir(parents=True)
-        url = url or f"sqlite+aiosqlite:///{self.root}/{name}.db"
+        url = url or f"sqlite:///{self.root}/{name}.db"
         return Single(Place(folder, url), random.Random(self.seed))
 
     async def judge(self, single: Single) -> list[str]:

@@ -143,7 +143,7 @@ async def choose_deaths(single: Single) -> Iterable[int]:
 def make_place(root: Path, catalogue: Path) -> Place:
     (root / "files").mkdir(parents=True)
     shutil.copy(catalogue, root / "catalogue.db")
-    return Place(root / "files", f"sqlite+aiosqlite:///{root}/catalogue.db")
+    return Place(root / "files", f"sqlite:///{root}/catalogue.db")
 
 
 def copy_place(place: Place, root: Path) -> Place:
@@ -153,8 +153,8 @@ def copy_place(place: Place, root: Path) -> Place:
     for path in place.folder.parent.glob("catalogue.db*"):
         if not path.name.endswith("-shm"):
             shutil.copy(path, root)
-    return Place(root / "files", f"sqlite+aiosqlite:///{root}/catalogue.db")
+    return Place(root / "files", f"sqlite:///{root}/catalogue.db")
 
 
 def catalogue_of(place: Place) -> Path:
-    return Path(place.database_url.removeprefix("sqlite+aiosqlite:///"))
+    return Path(place.database_url.removeprefix("sqlite:///"))

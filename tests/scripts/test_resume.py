@@ -32,7 +32,7 @@ SLACK = 300_000
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
     """The embedded catalogue: the script cannot tell one from the other."""
-    return f"sqlite+aiosqlite:///{tmp_path}/catalogue.db"
+    return f"sqlite:///{tmp_path}/catalogue.db"
 
 
 @pytest.fixture

@@ -18,6 +18,12 @@ from file_service.models import File, Manner, NewUpload, Upload
 OPEN, FINISHED = "open", "finished"
 
 _GET = sa.select(upload).where(upload.c.id == sa.bindparam("key"))
+# Sets what is among the parameters, where nobody has taken the upload over.
+_BY_HOLDER = sa.update(upload).where(
+    upload.c.id == sa.bindparam("key"),
+    upload.c.fence == sa.bindparam("holder"),
+    upload.c.state == OPEN,
+)
 _RESERVED = sa.select(
     sa.func.coalesce(sa.func.sum(upload.c.length - upload.c.offset), 0).label("size")
 ).where(upload.c.state == OPEN, upload.c.length.is_not(None))
@@ -61,7 +67,7 @@ class UploadRows:
 
     async def let_go(self, held: Upload) -> None:
         """Be its holder no more; harmless for one who was not the last."""
-        await self._database.change(_by_holder(held).values(is_held=False))
+        await self._database.change(_BY_HOLDER, _name(held) | {"is_held": False})
 
     async def advance(self, held: Upload, offset: int, *, expires_at: datetime) -> Upload:
         """Move the offset to `offset` durable bytes; UploadLost where somebody else holds it."""
@@ -142,15 +148,12 @@ class UploadRows:
         await self._database.write(remove)
 
 
-def _by_holder(held: Upload) -> sa.Update:
-    return sa.update(upload).where(
-        upload.c.id == held.id, upload.c.fence == held.fence, upload.c.state == OPEN
-    )
+def _name(held: Upload) -> dict[str, Any]:
+    return {"key": held.id, "holder": held.fence}
 
 
 def _change(connection: sa.Connection, held: Upload, values: Mapping[str, Any]) -> None:
-    result = connection.execute(_by_holder(held).values(**values))
-    if result.rowcount == 0:
+    if connection.execute(_BY_HOLDER, {**_name(held), **values}).rowcount == 0:
         raise UploadLost("A newer request has taken the upload over, or ended it.")
 
 

@@ -15,8 +15,8 @@ ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}
 class Measured:
     """`chunks`, passed on unchanged while `size` (bytes) grows with them, and digests are verified.
 
-    `update` has to see each of them before the next one is asked for: the thread that writes a
-    chunk hashes it. Computes SHA-256, and every other algorithm (a key of ALGORITHMS) that is
+    `update` has to see each of them before the next one is asked for: a thread hashes a chunk while
+    another one writes it. Computes SHA-256, and every other algorithm (a key of ALGORITHMS) that is
     wanted or expected. Raises TooLarge with the chunk that takes the size past `limit`,
     DigestMismatch at the end of chunks that are not those `expected`.
     """

@@ -127,6 +127,7 @@ async def chunks(
             raise intake.error
     finally:
         intake.close()
+        intake.give_back()
 
 
 def prompt_chunks(request: web.Request) -> AsyncIterator[memoryview]:

@@ -18,6 +18,9 @@ SMALLEST_BUFFER = 32 * 1024
 # All bodies of a worker together; each has two buffers, smaller ones where there are many.
 BUDGET = 32 * 1024 * 1024
 
+# Large buffers that are kept for the bodies to come: to make a new one takes as long as to fill it.
+MOST_SPARE = 4
+
 # A read into less room than this is not worth its system call.
 SMALLEST_READ = 4 * 1024
 
@@ -42,15 +45,29 @@ class Owner(Protocol):
 
 
 class Buffers:
-    """How large the buffers of a body may be, by how many bodies arrive at once."""
+    """The buffers of a worker's bodies: large where few arrive at once, small where many do."""
 
     def __init__(self) -> None:
         self.bodies = 0
+        self._spare: list[bytearray] = []
 
     def choose_size(self) -> int:
         """Return the size in bytes of one of a body's two buffers, a power of two."""
         share = BUDGET // (2 * max(1, self.bodies))
         return max(SMALLEST_BUFFER, min(LARGEST_BUFFER, 1 << (share.bit_length() - 1)))
+
+    def has_spare(self, size: int) -> bool:
+        """Whether a buffer of `size` bytes is there already."""
+        return size == LARGEST_BUFFER and bool(self._spare)
+
+    def lend(self, size: int) -> bytearray:
+        """Return a buffer of `size` bytes; what is in it is anybody's."""
+        return self._spare.pop() if self.has_spare(size) else bytearray(size)
+
+    def take_back(self, buffer: bytearray) -> None:
+        """Keep a buffer that nobody uses any more, if it is a large one."""
+        if len(buffer) == LARGEST_BUFFER and len(self._spare) < MOST_SPARE:
+            self._spare.append(buffer)
 
 
 class Intake(asyncio.BufferedProtocol):
@@ -69,15 +86,18 @@ class Intake(asyncio.BufferedProtocol):
         self._filled = 0  # bytes of content in the buffer, not yet taken
         self._enough = 0  # bytes that are waited for
         self._waiter: asyncio.Future[None] | None = None
-        self._is_reading = self._is_paused = False
+        self._is_reading = self._is_full = self._is_paused = False
         buffers.bodies += 1
 
     # ── for the body's reader ──
 
     def open(self, arrived: bytes | bytearray, *, is_at_end: bool) -> None:
         """Begin with what has arrived already; nothing follows where the client `is_at_end`."""
-        # Of those that begin at once, the first ones do not know yet how many there will be.
-        self._buffer = bytearray(max(len(arrived), min(COALESCED, self._choose_size())))
+        size = self._choose_size()
+        if not self._buffers.has_spare(size):
+            # Of those that begin at once, the first ones do not know yet how many there will be.
+            size = min(COALESCED, size)
+        self._buffer = self._buffers.lend(max(len(arrived), size))
         self._buffer[: len(arrived)] = arrived
         self._is_reading = True
         self._transport.set_protocol(self)
@@ -95,7 +115,7 @@ class Intake(asyncio.BufferedProtocol):
 
         A buffer that is full is enough, whatever its size.
         """
-        if self._filled >= size or self.is_ended or self._is_paused:
+        if self._filled >= size or self.is_ended or self._is_full:
             return True
         self._enough = size
         self._waiter = asyncio.get_running_loop().create_future()
@@ -117,7 +137,11 @@ class Intake(asyncio.BufferedProtocol):
         if self._filled and not self.is_ended:
             self._buffer, self._spare = self._fit(self._spare), self._buffer
         self._filled = 0
-        self._resume()
+        if self._is_full:
+            self._is_full = False
+            # Not at once: the piece is handed to a thread first, which works on it while the
+            # kernel copies what comes next.
+            asyncio.get_running_loop().call_soon(self._resume)
         return content
 
     def close(self) -> None:
@@ -131,6 +155,12 @@ class Intake(asyncio.BufferedProtocol):
             self._owner.end_body(self._framing.surplus)
         else:
             self._owner.leave_body(self.error)
+
+    def give_back(self) -> None:
+        """Give up the buffers of a body that is closed; nobody may use what was taken any more."""
+        for buffer in (self._buffer, self._spare):
+            self._buffers.take_back(buffer)
+        self._buffer = self._spare = bytearray()
 
     # ── for the transport ──
 
@@ -151,9 +181,9 @@ class Intake(asyncio.BufferedProtocol):
         if self._framing.is_complete:
             self.close()
         elif len(self._buffer) - self._filled < SMALLEST_READ:
-            self._is_paused = True
+            self._is_full = self._is_paused = True
             self._transport.pause_reading()
-        if self._filled >= self._enough or self._is_paused or self.is_ended:
+        if self._filled >= self._enough or self._is_full or self.is_ended:
             self._wake()
 
     def eof_received(self) -> bool:
@@ -193,7 +223,10 @@ class Intake(asyncio.BufferedProtocol):
     def _fit(self, buffer: bytearray) -> bytearray:
         """Return the buffer, or another one where it is too small or too large by now."""
         size = self._choose_size()
-        return buffer if size <= len(buffer) <= self._buffers.choose_size() else bytearray(size)
+        if size <= len(buffer) <= self._buffers.choose_size():
+            return buffer
+        self._buffers.take_back(buffer)
+        return self._buffers.lend(size)
 
     def _choose_size(self) -> int:
         # No larger than what is to come; never empty, which would pass for the end.

@@ -1,9 +1,18 @@
 """The buffers that bodies are read into: large where there are few of them, small where many."""
 
+import asyncio
 from unittest import mock
 
 from file_service.web.framing import Counted
-from file_service.web.intake import BUDGET, LARGEST_BUFFER, SMALLEST_BUFFER, Buffers, Intake
+from file_service.web.intake import (
+    BUDGET,
+    COALESCED,
+    LARGEST_BUFFER,
+    MOST_SPARE,
+    SMALLEST_BUFFER,
+    Buffers,
+    Intake,
+)
 
 PIECE = 20_000
 MANY = 300
@@ -57,10 +66,77 @@ def test_buffers_are_never_too_small_to_be_worth_their_calls() -> None:
     assert go_on(begin(buffers)) == SMALLEST_BUFFER
 
 
-def test_what_came_with_the_head_comes_first_whatever_its_size() -> None:
+async def test_what_came_with_the_head_comes_first_whatever_its_size() -> None:
     buffers = Buffers()
     buffers.bodies = 1_000_000
     arrived = bytes(range(256)) * 1000
     intake = begin(buffers, arrived=arrived)
     assert intake.take() == arrived
     assert len(intake.get_buffer(-1)) == SMALLEST_BUFFER
+
+
+def fill(intake: Intake) -> None:
+    """Have as much arrive as there is room for."""
+    room = intake.get_buffer(-1)
+    room[:] = b"x" * len(room)
+    intake.buffer_updated(len(room))
+
+
+def end(intake: Intake) -> None:
+    intake.close()
+    intake.give_back()
+
+
+async def test_who_takes_a_full_buffer_comes_before_what_arrives_next() -> None:
+    """A thread works on the piece while the kernel copies, not after it."""
+    intake = begin(Buffers())
+    with mock.patch.object(intake, "_transport") as transport:
+        fill(intake)
+        transport.pause_reading.assert_called_once()
+        intake.take()
+        transport.resume_reading.assert_not_called()
+        await asyncio.sleep(0)
+        transport.resume_reading.assert_called_once()
+
+
+async def test_who_takes_a_full_buffer_and_waits_for_more_does_wait() -> None:
+    intake = begin(Buffers())
+    fill(intake)
+    assert await intake.wait(1, 10)
+    intake.take()
+    waiting = asyncio.create_task(intake.wait(1, 10))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    fill(intake)
+    assert await waiting
+
+
+def test_a_large_buffer_serves_the_next_body_and_shows_it_nothing() -> None:
+    buffers = Buffers()
+    first = begin(buffers)
+    assert len(first.get_buffer(-1)) == COALESCED  # nobody knows how many others there will be
+    go_on(first)
+    end(first)
+    second = begin(buffers, arrived=b"mine")
+    assert len(second.get_buffer(-1)) == LARGEST_BUFFER - len(b"mine")
+    assert bytes(second.take()) == b"mine"
+
+
+def test_what_is_kept_for_the_next_bodies_has_a_bound() -> None:
+    buffers = Buffers()
+    intakes = [begin(buffers) for _ in range(2 * MOST_SPARE)]
+    for intake in intakes:
+        go_on(intake)
+    for intake in intakes:
+        end(intake)
+    assert len(buffers._spare) == MOST_SPARE
+
+
+def test_buffers_of_few_bodies_are_not_lent_to_one_of_many() -> None:
+    buffers = Buffers()
+    first = begin(buffers)
+    go_on(first)
+    end(first)
+    buffers.bodies = 1_000_000
+    assert len(begin(buffers).get_buffer(-1)) == SMALLEST_BUFFER

@@ -51,7 +51,7 @@ ENV PATH=/opt/file-service/bin:$PATH \
     FILE_SERVICE_HOST=0.0.0.0 \
     FILE_SERVICE_PORT=8080 \
     FILE_SERVICE_DIR=/data/files \
-    FILE_SERVICE_DATABASE_URL=sqlite+aiosqlite:////data/catalogue.db
+    FILE_SERVICE_DATABASE_URL=sqlite:////data/catalogue.db
 
 # By number, so that a cluster can see without /etc/passwd that it is not root.
 USER 10001:10001

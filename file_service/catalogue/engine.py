@@ -1,9 +1,11 @@
 """How we connect: SQLite or PostgreSQL, each set so that COMMIT is durable."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import sqlalchemy as sa
@@ -95,15 +97,14 @@ class SQLite:
         self._reading = _make_sqlite(url, READERS, isolation_level="AUTOCOMMIT")
         self._writing = _make_sqlite(url, 1)
         event.listen(self._writing, "begin", _begin_immediate)
-        self._readers = ThreadPoolExecutor(READERS, "catalogue-read")
+        self._readers = _Threads(READERS, "catalogue-read")
         # SQLite has one writer at a time and no queue: whoever asks at the right moment is it, and
         # another may ask in vain until it gives up. Those of this process queue here.
-        self._writer = ThreadPoolExecutor(1, "catalogue-write")
+        self._writer = _Threads(1, "catalogue-write")
 
     async def read(self, work: Work[Result]) -> Result:
         """Run `work` where each statement is a transaction by itself."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, self._read, work)
+        return await self._readers.run(partial(self._read, work))
 
     def _read(self, work: Work[Result]) -> Result:
         with self._reading.connect() as connection:
@@ -112,21 +113,18 @@ class SQLite:
     async def write(self, work: Work[Result], commit: Commit | None = None) -> Result:
         """Run `work` in a transaction, which is committed after it."""
         commit = commit or Commit()
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._writer, self._write, work, commit)
+            return await self._writer.run(partial(self._write, work, commit))
         except BaseException:
             commit.give_up()  # the thread may still be at it
             raise
 
     def _write(self, work: Work[Result], commit: Commit) -> Result:
-        with self._writing.connect() as connection:
-            connection.begin()
+        with self._writing.begin() as connection:
             result = work(connection)
             commit.begin()
-            connection.commit()
-            commit.is_done = True
-            return result
+        commit.is_done = True
+        return result
 
     async def dispose(self) -> None:
         """Close what is open, and end the threads: a process with threads cannot fork."""
@@ -134,9 +132,33 @@ class SQLite:
 
     def _close(self) -> None:
         for threads in (self._readers, self._writer):
-            threads.shutdown(cancel_futures=True)
+            threads.end()
         for engine in (self._reading, self._writing):
             engine.dispose()
+
+
+class _Threads:
+    """Threads that take a call each; whoever gives up before its turn has come leaves nothing."""
+
+    def __init__(self, count: int, name: str) -> None:
+        self._executor = ThreadPoolExecutor(count, name)
+        self._turns = asyncio.Semaphore(count)
+
+    async def run(self, call: Callable[[], Result]) -> Result:
+        """Return what `call` returns; where nobody waits any more it goes on, and has its turn."""
+        loop = asyncio.get_running_loop()
+        await self._turns.acquire()
+        try:
+            running = self._executor.submit(call)
+        except BaseException:
+            self._turns.release()
+            raise
+        running.add_done_callback(lambda _: loop.call_soon_threadsafe(self._turns.release))
+        return await asyncio.wrap_future(running)
+
+    def end(self) -> None:
+        """Wait for the calls that are under way, and end the threads."""
+        self._executor.shutdown()
 
 
 class PostgreSQL:
@@ -197,7 +219,10 @@ def _set_pragmas(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     for pragma in _PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
+    [mode] = cursor.execute("PRAGMA journal_mode").fetchone()
     cursor.close()
+    if mode != "wal":  # SQLite tells, and goes on without
+        raise sqlite3.OperationalError(f"no write-ahead log where the catalogue is, but {mode!r}")
 
 
 def _begin_immediate(connection: sa.Connection) -> None:

@@ -81,6 +81,7 @@ def is_passed_over(request: web.Request) -> bool:
         request.protocol._lingering_time = 0.0
     if (intake := _open(request)) is not None:
         intake.close()
+        intake.give_back()
     elif isinstance(request.protocol, Connection):
         request.protocol.forgo_body()
     return request.content.is_eof()
@@ -125,9 +126,11 @@ async def chunks(
             yield piece
         if intake.error is not None:
             raise intake.error
+        # Here alone: who asks for more after the last piece has done with all of them. Where
+        # anything fails, nobody knows, and the buffers are left to the collector.
+        intake.give_back()
     finally:
         intake.close()
-        intake.give_back()
 
 
 def prompt_chunks(request: web.Request) -> AsyncIterator[memoryview]:

@@ -7,6 +7,7 @@ from unittest.mock import patch
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.engine.default import DefaultDialect
 
 from file_service.catalogue.database import MOST, Database
 from file_service.catalogue.queries import Catalogue
@@ -71,7 +72,7 @@ async def test_of_several_files_of_one_upload_none_comes_alone(catalogue: Catalo
 
 async def test_each_is_told_of_its_own_files_where_nobody_knows(catalogue: Catalogue) -> None:
     uploads = [[make_file(), make_file()] for _ in range(5)]
-    with patch.object(sa.Connection, "commit", side_effect=TimeoutError):
+    with patch.object(DefaultDialect, "do_commit", side_effect=TimeoutError):
         outcomes = await asyncio.gather(
             *(catalogue.add_files(files) for files in uploads), return_exceptions=True
         )

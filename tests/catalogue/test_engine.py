@@ -2,10 +2,13 @@
 
 import asyncio
 import shutil
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +18,13 @@ from file_service.catalogue.additions import insert_files
 from file_service.catalogue.database import Database
 from file_service.catalogue.engine import Commit, SQLite, connect
 from file_service.catalogue.queries import Catalogue
-from file_service.errors import CatalogueUnavailable, FileNotFound, OutcomeUnknown
+from file_service.catalogue.schema import prepare
+from file_service.errors import (
+    CatalogueUnavailable,
+    FileNotFound,
+    OutcomeUnknown,
+    StartupError,
+)
 from tests.catalogue.test_queries import make_file
 
 PATIENCE = 20.0
@@ -152,6 +161,39 @@ async def test_files_whose_commit_takes_too_long_may_be_there(
     commits.may_go_on.set()
     await sqlite.write(lambda connection: None)
     assert await is_there(sqlite, file.id)
+
+
+async def test_those_who_give_up_while_a_writer_hangs_leave_nothing_in_its_queue(
+    sqlite: SQLite,
+) -> None:
+    stop = Stop()
+    hanging = asyncio.create_task(sqlite.write(stop))
+    await stop.wait_until_reached()
+    for _ in range(50):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(sqlite.write(ask), 0.001)
+    assert sqlite._writer._executor._work_queue.qsize() == 0
+    stop.may_go_on.set()
+    await hanging
+    assert await sqlite.write(ask) == 1
+
+
+async def test_a_commit_that_fails_leaves_no_lock(sqlite: SQLite, tmp_path: Path) -> None:
+    busy = sqlite3.OperationalError("database is locked")
+    with (
+        patch.object(sqlite._writing.dialect, "do_commit", side_effect=busy),
+        pytest.raises(sa.exc.OperationalError),
+    ):
+        await sqlite.write(lambda connection: insert_files(connection, [make_file()]))
+    with closing(sqlite3.connect(tmp_path / "catalogue.db", timeout=0)) as another:
+        another.execute("BEGIN IMMEDIATE")
+        another.rollback()
+    assert await sqlite.write(ask) == 1
+
+
+async def test_a_catalogue_without_a_write_ahead_log_is_refused() -> None:
+    with pytest.raises(StartupError, match="no write-ahead log where the catalogue is"):
+        await prepare("sqlite://", upgrade=True)
 
 
 async def test_a_closed_engine_leaves_no_thread(sqlite: SQLite) -> None:

@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from io import BytesIO
 
 import pytest
 
-from tests.conftest import Client, Leftovers
+from file_service.web.connection import Server
+from file_service.web.intake import Buffers
+from tests.conftest import Client, Leftovers, ServiceServer
 from tests.wire import Wire
 
 HEAD = b"POST /files/ HTTP/1.1\r\nHost: x\r\n"
@@ -118,3 +121,34 @@ async def test_what_follows_a_connect_is_not_read_by_another_parser(
     assert (answer.status >= 400, answer.headers["connection"]) == (True, "close")
     assert await wire.is_closed()
     assert leftovers.files() == []
+
+
+def buffers_of(client: Client) -> Buffers:
+    assert isinstance(client.server, ServiceServer)
+    assert isinstance(client.server.handler, Server)
+    return client.server.handler.buffers
+
+
+async def test_buffers_of_a_stored_body_serve_the_next_one(client: Client) -> None:
+    for _ in range(3):
+        async with client.post("/files/", data=BytesIO(bytes(3_000_000))) as response:
+            assert response.status == 201
+    assert len(buffers_of(client)._spare) == 2
+
+
+async def test_buffers_of_a_body_that_broke_are_nobodys(wire: Wire, client: Client) -> None:
+    """A thread may still be reading them."""
+    await wire.send(HEAD + b"Content-Length: 4000000\r\n\r\n", bytes(3_000_000))
+    wire.half_close()
+    assert (await wire.receive()).status == 400
+    assert buffers_of(client)._spare == []
+
+
+async def test_a_refused_body_costs_the_next_ones_no_buffer(client: Client) -> None:
+    async with client.post("/files/", data=BytesIO(bytes(3_000_000))) as response:
+        assert response.status == 201
+    wire = await Wire.to(client)
+    await wire.send(HEAD + b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert (await wire.receive()).status == 415
+    await wire.close()
+    assert len(buffers_of(client)._spare) == 2

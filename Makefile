@@ -18,9 +18,9 @@ test: $(VENV)/.dev  ## run every test, real PostgreSQL and a real browser includ
 	@sh scripts/node_packages.sh tests/clients
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-faults: $(VENV)/.dev  ## hurt the service in every way we know (root, Debian; about half an hour)
+faults: $(VENV)/.dev  ## hurt the service in every way we know (root, Debian; about three quarters of an hour)
 	@sh scripts/system_packages.sh $(FAULT_PACKAGES)
-	FILE_SERVICE_TEST_THOROUGH=1 $(BIN)/python -m pytest tests/faults -n auto --dist worksteal $(ARGS)
+	FILE_SERVICE_TEST_THOROUGH=1 $(BIN)/python -m pytest tests/faults -s -n auto --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev  ## lint, types, container files
 	$(BIN)/ruff check .

@@ -30,7 +30,6 @@ AT_HOME = {
     "asyncpg": ["catalogue/"],
     "aiofile": ["blobs/local.py"],
     "caio": ["blobs/local.py"],
-    "aiofiles": ["blobs/disk.py"],
     "aiohttp": ["web/", "app.py", "server.py"],
     "aiologger": ["logs.py"],
     "pydantic": ["config.py"],

@@ -40,8 +40,10 @@ Play = Callable[[socket.socket], None]
 
 
 def command(*flags: str) -> list[str]:
+    # A shell has what it runs in the background ignore interrupts; ours may have been such a one.
+    heeding_interrupts = ["env", "--default-signal=INT"]
     # -W error: what the script leaves unclosed would show on standard error.
-    return [sys.executable, "-W", "error", str(SCRIPT), *flags]
+    return [*heeding_interrupts, sys.executable, "-W", "error", str(SCRIPT), *flags]
 
 
 def run(*flags: str, **variables: str) -> Completed:

@@ -1,13 +1,19 @@
 """The command line: what it says, how it ends, which of several settings counts."""
 
 import asyncio
+import fcntl
 import json
+import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,6 +21,7 @@ import pytest
 import sqlalchemy as sa
 
 from file_service.catalogue.engine import connect
+from file_service.config import Settings
 from tests.conftest import MakeService
 from tests.processes import running_service, service_environment
 
@@ -280,3 +287,41 @@ def test_migrate_may_run_four_times_at_once(new_database_url: str) -> None:
     done = [each.result() for each in runs]
     assert [(each.returncode, each.stderr) for each in done] == [(0, "")] * 4
     assert asyncio.run(count_files(new_database_url)) == 0
+
+
+# --- scrub: what it finds is tested with the faults, in test_disk_bytes.py ---
+
+
+@contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    """A terminal of 40 rows and 100 columns: its user's end, and its program's."""
+    ends = os.openpty()
+    try:
+        fcntl.ioctl(ends[1], termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_scrub_shows_its_progress_on_a_terminal_and_nowhere_else(
+    make_service: MakeService, settings: Settings
+) -> None:
+    service = make_service()
+    with urllib.request.urlopen(f"{service.url}/files/", data=bytes(3_000_000)) as answer:
+        assert answer.status == 201
+    scrub = ("scrub", "--dir", str(settings.dir), "--database-url", settings.database_url)
+    assert run(*scrub).stderr == ""
+    with terminal() as (user, program):
+        subprocess.run(
+            [sys.executable, "-m", "file_service", *scrub],
+            env=service_environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=program,
+            check=True,
+            timeout=60,
+        )
+        shown = os.read(user, 65_536).decode()
+    assert "100%" in shown
+    assert "3.00M/3.00M" in shown

@@ -67,7 +67,7 @@ class UploadRows:
 
     async def let_go(self, held: Upload) -> None:
         """Be its holder no more; harmless for one who was not the last."""
-        await self._database.change(_BY_HOLDER, _name(held) | {"is_held": False})
+        await self._database.change(_BY_HOLDER, _as_holder(held) | {"is_held": False})
 
     async def advance(self, held: Upload, offset: int, *, expires_at: datetime) -> Upload:
         """Move the offset to `offset` durable bytes; UploadLost where somebody else holds it."""
@@ -148,12 +148,12 @@ class UploadRows:
         await self._database.write(remove)
 
 
-def _name(held: Upload) -> dict[str, Any]:
+def _as_holder(held: Upload) -> dict[str, Any]:
     return {"key": held.id, "holder": held.fence}
 
 
 def _change(connection: sa.Connection, held: Upload, values: Mapping[str, Any]) -> None:
-    if connection.execute(_BY_HOLDER, {**_name(held), **values}).rowcount == 0:
+    if connection.execute(_BY_HOLDER, {**_as_holder(held), **values}).rowcount == 0:
         raise UploadLost("A newer request has taken the upload over, or ended it.")
 
 

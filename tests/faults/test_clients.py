@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from file_service.blobs.disk import SEERS
 from file_service.blobs.puts import SYNCS, TURNS
 from file_service.catalogue.engine import READERS
 from file_service.server import DISK_THREADS
@@ -45,9 +46,9 @@ LONGEST_SILENCE = 1.0
 MOST_SESSIONS = READERS + 1
 FILES_OF_SESSION = 3
 
-# Threads start on demand and stay: the executor's, the senders', those of puts and of their syncs,
-# the embedded catalogue's.
-MOST_THREADS = DISK_THREADS + SENDERS + TURNS + 1 + SYNCS + MOST_SESSIONS + 1
+# Threads start on demand and stay: the executor's, those that hash, the senders', those of puts and
+# of their syncs, the embedded catalogue's, the loop's own.
+MOST_THREADS = DISK_THREADS + SEERS + SENDERS + TURNS + 1 + SYNCS + 1
 
 WAYS = ("raw", "chunked", "form", "download")
 LEAVES = ("fin", "reset", "silence")
@@ -165,11 +166,16 @@ class Holdings:
         threads = len(list((process / "task").iterdir()))
         return cls(len(files) - len(embedded), len(embedded), threads, sessions)
 
+    @property
+    def embedded_threads(self) -> int:
+        """How many threads an embedded catalogue may have; another one has none here."""
+        return MOST_SESSIONS if self.embedded else 0
+
     def is_within(self, other: "Holdings") -> bool:
         return (
             self.descriptors <= other.descriptors
             and self.embedded <= max(other.embedded, MOST_SESSIONS * FILES_OF_SESSION)
-            and self.threads <= max(other.threads, MOST_THREADS)
+            and self.threads <= max(other.threads, MOST_THREADS + self.embedded_threads)
             and self.sessions <= other.sessions
         )
 

@@ -6,7 +6,11 @@ from datetime import datetime
 from types import MappingProxyType
 
 Chunk = bytes | memoryview
-"""Bytes on their way through the house, to be used before the next ones are asked for."""
+"""Bytes on their way through the house, to be used before the next ones are asked for.
+
+Whoever needs them longer takes a view of its own, `memoryview(chunk)`: bytes of which there is any
+view are written by nobody.
+"""
 
 Chunks = AsyncIterable[Chunk]
 """The joint of every data path: a request's body, a form part, a blob."""

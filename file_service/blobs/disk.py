@@ -7,13 +7,12 @@ import os
 import stat
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar, cast
 
-from file_service.blobs.store import See, Stamp
+from file_service.blobs.store import Stamp
 from file_service.models import BlobInfo, Chunk
 from file_service.tasks import to_its_end
 
@@ -22,14 +21,6 @@ Result = TypeVar("Result")
 
 # Chunks from this size on, in bytes, start for the disk at once.
 EARLY = 512 * 1024
-
-# Chunks from this size on are hashed by a second thread while they are written.
-SHARED = 128 * 1024
-
-# Who sees a chunk computes: more threads than processors would wait for each other.
-SEERS = os.cpu_count() or 1
-
-_seers = ThreadPoolExecutor(SEERS, "see")
 
 # A hidden file in the staging folder is older than this only where a crash left it.
 HIDDEN_SECONDS = 5
@@ -136,22 +127,8 @@ def truncate(file: BinaryIO, size: int) -> int:
 
 
 @in_thread
-def write(file: BinaryIO, chunk: Chunk, offset: int, see: See | None) -> None:
-    """Have `chunk` seen, and write all of it at `offset`; both at once where it is large."""
-    if see is None:
-        _write(file, chunk, offset)
-    elif len(chunk) < SHARED:
-        see(chunk)
-        _write(file, chunk, offset)
-    else:
-        seeing = _seers.submit(see, chunk)
-        try:
-            _write(file, chunk, offset)
-        finally:
-            seeing.result()  # whatever happens: the chunk is its giver's again after this
-
-
-def _write(file: BinaryIO, chunk: Chunk, offset: int) -> None:
+def write(file: BinaryIO, chunk: Chunk, offset: int) -> None:
+    """Write all of `chunk` at `offset`, and have a large one start for the disk."""
     write_all(file, chunk, offset)
     if len(chunk) >= EARLY and hasattr(os, "posix_fadvise"):
         # Has the kernel begin to write to the disk, so that the sync at the end finds little left;

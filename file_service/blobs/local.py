@@ -17,7 +17,7 @@ from caio.thread_aio_asyncio import AsyncioContext
 from file_service.blobs import disk
 from file_service.blobs import folder as folders
 from file_service.blobs.puts import Puts
-from file_service.blobs.store import See, Stamp
+from file_service.blobs.store import Stamp
 from file_service.errors import BlobMissing, NoRoom, StoreUnavailable
 from file_service.metrics import Counter
 from file_service.models import BlobInfo, Chunks
@@ -85,7 +85,7 @@ class LocalStore:
             await self._look_around()
         self._check_room(length or 0)
 
-    async def append(self, key: str, offset: int, chunks: Chunks, *, see: See | None = None) -> int:
+    async def append(self, key: str, offset: int, chunks: Chunks) -> int:
         """Write `chunks` at `offset` of the stage, fsync it, return its length."""
         with self._translated():
             if key not in self._held:
@@ -96,7 +96,7 @@ class LocalStore:
             async for chunk in chunks:
                 with self._translated():
                     await self._take_room(len(chunk))
-                    await disk.write(file, chunk, offset, see)
+                    await disk.write(file, chunk, offset)
                     offset += len(chunk)
                     await syncs.follow(len(chunk))
         finally:

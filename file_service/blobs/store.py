@@ -1,13 +1,9 @@
 """BlobStore: the contract that every store of bytes keeps."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import BinaryIO, Protocol
 
-from file_service.models import BlobInfo, Chunk, Chunks
-
-See = Callable[[Chunk], None]
-"""Looks at a chunk while it is written: hashes it."""
-
+from file_service.models import BlobInfo, Chunks
 
 Stamp = tuple[int, ...]
 """Stays the same as long as nobody, in whatever process, has changed a blob or taken it away."""
@@ -27,11 +23,10 @@ class BlobStore(Protocol):
         By what was known a moment ago, where it `is_put`: that looks for itself.
         """
 
-    async def append(self, key: str, offset: int, chunks: Chunks, *, see: See | None = None) -> int:
+    async def append(self, key: str, offset: int, chunks: Chunks) -> int:
         """Write `chunks` to the stage of `key` at `offset`; return its durable length in bytes.
 
-        `see` is called with each of them, off the event loop, before the next is asked for. The
-        stage is made where there is none, and held by this process until it is discarded or
+        The stage is made where there is none, and held by this process until it is discarded or
         released. An error leaves it as it is, and final for those chunks.
         """
 

@@ -2,9 +2,10 @@
 
 import hashlib
 import zlib
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
+from file_service.core.hashing import Hashing
 from file_service.errors import ChecksumMismatch, DigestMismatch, TooLarge
 from file_service.models import Checksum, Chunk, Chunks
 
@@ -12,12 +13,60 @@ from file_service.models import Checksum, Chunk, Chunks
 ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}
 
 
+class Digests:
+    """SHA-256 and other digests of the first `offset` bytes of something that grows.
+
+    They lag behind the chunks that pass: `settle` before they are asked for.
+    """
+
+    def __init__(self, algorithms: Collection[str] = ()) -> None:
+        self.offset = 0
+        self._hashes = {name: hashlib.new(ALGORITHMS[name]) for name in {"sha-256", *algorithms}}
+        self._hashing = Hashing(self._update)
+
+    async def follow(self, chunks: Chunks, offset: int | None = None) -> AsyncIterator[Chunk]:
+        """Yield `chunks`, and take them in; not where they begin at another `offset` than ours."""
+        if offset is not None and offset != self.offset:
+            async for chunk in chunks:
+                yield chunk
+            return
+        async for chunk in self._hashing.follow(chunks):
+            self.offset += len(chunk)
+            yield chunk
+
+    async def settle(self) -> None:
+        """Wait until all that has passed is hashed."""
+        await self._hashing.settle()
+
+    async def copy(self) -> "Digests":
+        """Return the same digests, to go on from here once more."""
+        await self.settle()
+        other = Digests()
+        other.offset = self.offset
+        other._hashes = {name: each.copy() for name, each in self._hashes.items()}
+        return other
+
+    def hexdigest(self, algorithm: str) -> str | None:
+        """Return a digest in hex, None for one that was not asked for."""
+        found = self._hashes.get(algorithm)
+        return None if found is None else found.hexdigest()
+
+    def verify(self, expected: Mapping[str, bytes]) -> None:
+        """Raise DigestMismatch unless the bytes are those `expected`."""
+        for name, digest in expected.items():
+            if self.hexdigest(name) != digest.hex():
+                raise DigestMismatch(name)
+
+    def _update(self, chunk: Chunk) -> None:
+        for each in self._hashes.values():
+            each.update(chunk)
+
+
 class Measured:
     """`chunks`, passed on unchanged while `size` (bytes) grows with them, and digests are verified.
 
-    `update` has to see each of them before the next one is asked for: a thread hashes a chunk while
-    another one writes it. Computes SHA-256, and every other algorithm (a key of ALGORITHMS) that is
-    wanted or expected. Raises TooLarge with the chunk that takes the size past `limit`,
+    Computes SHA-256, and every other algorithm (a key of ALGORITHMS) that is wanted or expected;
+    all are known at the end. Raises TooLarge with the chunk that takes the size past `limit`,
     DigestMismatch at the end of chunks that are not those `expected`.
     """
 
@@ -32,80 +81,30 @@ class Measured:
         self._chunks = chunks
         self._limit = limit
         self._expected = expected or {}
-        names = {"sha-256", *wanted, *self._expected}
-        self._hashes = {name: hashlib.new(ALGORITHMS[name]) for name in names}
+        self._digests = Digests({*wanted, *self._expected})
         self.size = 0
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
+        async for chunk in self._digests.follow(self._count()):
+            yield chunk
+        await self._digests.settle()
+        self._digests.verify(self._expected)
+
+    async def _count(self) -> AsyncIterator[Chunk]:
         async for chunk in self._chunks:
             self.size += len(chunk)
             check_size(self.size, self._limit)
             yield chunk
-        self._verify()
-
-    def update(self, chunk: Chunk) -> None:
-        """Hash the next chunk."""
-        for each in self._hashes.values():
-            each.update(chunk)
 
     def hexdigest(self, algorithm: str) -> str | None:
         """Return a digest of what has passed in hex, None for one that was not asked for."""
-        found = self._hashes.get(algorithm)
-        return None if found is None else found.hexdigest()
-
-    def _verify(self) -> None:
-        for name, digest in self._expected.items():
-            if self._hashes[name].digest() != digest:
-                raise DigestMismatch(name)
+        return self._digests.hexdigest(algorithm)
 
 
 def check_size(size: int | None, limit: int | None) -> None:
     """Raise TooLarge where a known `size` is over a known `limit`, both in bytes."""
     if size is not None and limit is not None and size > limit:
         raise TooLarge(f"A file may have at most {limit} bytes.")
-
-
-class Followed:
-    """The digests of an upload as it grows over many requests: of its bytes up to `offset`.
-
-    Chunks that pass in order cost no second reading; what passed elsewhere is read from the stage.
-    """
-
-    def __init__(self, algorithms: Collection[str]) -> None:
-        self.offset = 0
-        self._hashes = {name: hashlib.new(ALGORITHMS[name]) for name in {"sha-256", *algorithms}}
-
-    def update(self, chunk: Chunk) -> None:
-        """Take in the next chunk."""
-        self.offset += len(chunk)
-        for each in self._hashes.values():
-            each.update(chunk)
-
-    def begin(self, offset: int) -> Callable[[Chunk], None]:
-        """Return what takes in chunks from `offset` on, where that is the next one."""
-        return self.update if offset == self.offset else _pass
-
-    def copy(self) -> "Followed":
-        """Return the same digests, to go on from here once more."""
-        other = Followed(())
-        other.offset = self.offset
-        other._hashes = {name: each.copy() for name, each in self._hashes.items()}
-        return other
-
-    def hexdigest(self, algorithm: str) -> str | None:
-        """Return the digest of the bytes up to `offset` in hex, None for one not asked for."""
-        found = self._hashes.get(algorithm)
-        return None if found is None else found.hexdigest()
-
-    def verify(self, expected: Mapping[str, bytes]) -> None:
-        """Raise DigestMismatch unless the bytes up to `offset` are those `expected`."""
-        for name, digest in expected.items():
-            if self.hexdigest(name) != digest.hex():
-                raise DigestMismatch(name)
-
-
-def _pass(_chunk: Chunk) -> None:
-    """See a chunk, and keep nothing of it."""
 
 
 class _Crc32:
@@ -126,10 +125,7 @@ CHECKSUMS = ("sha1", "md5", "sha256", "sha512", "crc32")
 
 
 class Summed:
-    """The chunks of one request, passed on unchanged, and ChecksumMismatch at a wrong end.
-
-    As with Measured, `update` has to see each of them.
-    """
+    """The chunks of one request, passed on unchanged, and ChecksumMismatch at a wrong end."""
 
     def __init__(self, chunks: Chunks, checksum: Checksum) -> None:
         self._chunks = chunks
@@ -140,11 +136,9 @@ class Summed:
         )
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
-        async for chunk in self._chunks:
+        hashing = Hashing(self._sum.update)
+        async for chunk in hashing.follow(self._chunks):
             yield chunk
+        await hashing.settle()
         if self._sum.digest() != self._checksum.value:
             raise ChecksumMismatch(f"The {self._checksum.algorithm} of the bytes is another one.")
-
-    def update(self, chunk: Chunk) -> None:
-        """Sum up the next chunk."""
-        self._sum.update(chunk)

@@ -15,7 +15,7 @@ from file_service.blobs.store import BlobStore
 from file_service.catalogue.queries import Catalogue
 from file_service.catalogue.uploads import UploadRows
 from file_service.core.batches import Batches
-from file_service.core.digests import Followed, Summed, check_size
+from file_service.core.digests import Digests, Summed, check_size
 from file_service.core.files import Files
 from file_service.core.holds import Hold, Holds, Wish
 from file_service.core.names import guess_media_type, is_id
@@ -82,8 +82,8 @@ class Resumable:
         self._rows = rows
         self._files = files
         self._holds = Holds(store, rows, keep_seconds=self.terms.keep_seconds)
-        self._followed: OrderedDict[str, Followed] = OrderedDict()
-        self._reading: dict[str, asyncio.Task[Followed]] = {}
+        self._digests: OrderedDict[str, Digests] = OrderedDict()
+        self._reading: dict[str, asyncio.Task[Digests]] = {}
 
     async def close(self) -> None:
         """Let go of every upload that is in hand."""
@@ -241,48 +241,45 @@ class Resumable:
         check_size(end, self.terms.max_size)
 
     async def _receive(self, hold: Hold, part: Append, chunks: Chunks, tell: Tell | None) -> None:
-        followed = await self._follow(hold.upload)
+        digests = await self._follow(hold.upload)
         try:
             if part.checksum is None:
-                await self._receive_batches(hold, chunks, followed, tell)
+                await self._receive_batches(hold, chunks, digests, tell)
             else:
-                followed = await self._receive_whole(hold, part.checksum, chunks, followed)
+                digests = await self._receive_whole(hold, part.checksum, chunks, digests)
         finally:
-            if followed.offset <= hold.upload.offset:  # else it is ahead of what is durable
-                self._remember(hold.upload.id, followed)
+            if digests.offset <= hold.upload.offset:  # else it is ahead of what is durable
+                self._remember(hold.upload.id, digests)
 
     async def _receive_batches(
-        self, hold: Hold, chunks: Chunks, followed: Followed, tell: Tell | None
+        self, hold: Hold, chunks: Chunks, digests: Digests, tell: Tell | None
     ) -> None:
         """Write what arrives, and move the offset with every batch."""
-        see = followed.begin(hold.upload.offset)
         batches = Batches(self._limit(hold.upload, chunks), hold)
         async for batch in batches:
-            offset = await self._store.append(hold.upload.id, hold.upload.offset, batch, see=see)
+            start = hold.upload.offset
+            seen = digests.follow(batch, start)
+            offset = await self._store.append(hold.upload.id, start, seen)
             await self._advance(hold, offset)
             if tell is not None and not batches.is_last:
                 await tell(offset)
 
     async def _receive_whole(
-        self, hold: Hold, checksum: Checksum, chunks: Chunks, followed: Followed
-    ) -> Followed:
+        self, hold: Hold, checksum: Checksum, chunks: Chunks, digests: Digests
+    ) -> Digests:
         """Write what arrives, and move the offset only once all of it is there and right.
 
         Else the row never learns of it, and the next holder cuts it off.
         """
-        followed = followed.copy()
+        digests = await digests.copy()
         offset = hold.upload.offset
-        follow, summed = followed.begin(offset), Summed(chunks, checksum)
-
-        def see(chunk: Chunk) -> None:
-            summed.update(chunk)
-            follow(chunk)
-
+        summed = Summed(chunks, checksum)
         batches = Batches(self._limit(hold.upload, summed), hold, size=inf, seconds=inf)
         async for batch in batches:
-            offset = await self._store.append(hold.upload.id, offset, batch, see=see)
+            seen = digests.follow(batch, offset)
+            offset = await self._store.append(hold.upload.id, offset, seen)
         await self._advance(hold, offset)
-        return followed
+        return digests
 
     async def _limit(self, upload: Upload, chunks: Chunks) -> AsyncIterator[Chunk]:
         """Yield `chunks`, as long as they lie within the upload's length."""
@@ -298,35 +295,36 @@ class Resumable:
 
     # ── digests ──
 
-    async def _follow(self, upload: Upload) -> Followed:
+    async def _follow(self, upload: Upload) -> Digests:
         """Return the digests of what is there; what is missing in them is read again, if little."""
-        followed = self._recall(upload)
-        if upload.offset - followed.offset <= CATCH_UP_SIZE:
-            await self._catch_up(followed, upload)
-        return followed
+        digests = self._recall(upload)
+        if upload.offset - digests.offset <= CATCH_UP_SIZE:
+            await self._catch_up(digests, upload)
+        return digests
 
-    def _recall(self, upload: Upload) -> Followed:
-        followed = self._followed.pop(upload.id, None)
-        if followed is None or followed.offset > upload.offset:
-            return Followed(upload.new.wanted_digests | upload.new.digests.keys())
-        return followed
+    def _recall(self, upload: Upload) -> Digests:
+        digests = self._digests.pop(upload.id, None)
+        if digests is None or digests.offset > upload.offset:
+            return Digests(upload.new.wanted_digests | upload.new.digests.keys())
+        return digests
 
-    def _remember(self, upload_id: str, followed: Followed) -> None:
-        self._followed[upload_id] = followed
-        if len(self._followed) > MOST_FOLLOWED:
-            self._followed.popitem(last=False)
+    def _remember(self, upload_id: str, digests: Digests) -> None:
+        self._digests[upload_id] = digests
+        if len(self._digests) > MOST_FOLLOWED:
+            self._digests.popitem(last=False)
 
-    async def _catch_up(self, followed: Followed, upload: Upload) -> Followed:
-        if followed.offset < upload.offset:
-            async for chunk in self._store.read_staged(upload.id, followed.offset, upload.offset):
-                followed.update(chunk)
-        return followed
+    async def _catch_up(self, digests: Digests, upload: Upload) -> Digests:
+        if digests.offset < upload.offset:
+            missing = self._store.read_staged(upload.id, digests.offset, upload.offset)
+            async for _ in digests.follow(missing):
+                pass
+        return digests
 
-    async def _digest(self, upload: Upload) -> Followed:
+    async def _digest(self, upload: Upload) -> Digests:
         """Return the digests of all of it; Unavailable, and going on, where that takes long."""
         reading = self._reading.get(upload.id)
         if reading is None:
-            reading = asyncio.create_task(self._catch_up(self._recall(upload), upload))
+            reading = asyncio.create_task(self._read_all(upload))
             self._reading[upload.id] = reading
             reading.add_done_callback(partial(self._end_reading, upload.id))
         await asyncio.wait([reading], timeout=FINISH_SECONDS)
@@ -334,7 +332,12 @@ class Resumable:
             raise Unavailable("All bytes are there; the file is being finished.")
         return reading.result()
 
-    def _end_reading(self, upload_id: str, reading: asyncio.Task[Followed]) -> None:
+    async def _read_all(self, upload: Upload) -> Digests:
+        digests = await self._catch_up(self._recall(upload), upload)
+        await digests.settle()
+        return digests
+
+    def _end_reading(self, upload_id: str, reading: asyncio.Task[Digests]) -> None:
         """Remember what was read, for whoever asks later; nobody may."""
         self._reading.pop(upload_id, None)
         if not reading.cancelled() and reading.exception() is None:
@@ -352,16 +355,16 @@ class Resumable:
         if upload.manner.is_partial:
             hold.upload = await self._rows.finish(upload, None)
             return
-        followed = await self._digest(upload)
+        digests = await self._digest(upload)
         try:
-            followed.verify(upload.new.digests)
+            digests.verify(upload.new.digests)
         except DigestMismatch:
             await self._remove(upload.id)
             raise
         if upload.offset == 0:
             await self._store.append(upload.id, 0, _nothing())  # never synced until now
         await self._store.commit(upload.id)
-        hold.upload = await self._rows.finish(upload, _make_file(upload, followed))
+        hold.upload = await self._rows.finish(upload, _make_file(upload, digests))
         await self._drop_stage(upload.id)
 
     async def _drop_stage(self, upload_id: str) -> None:
@@ -385,7 +388,7 @@ class Resumable:
     async def _remove(self, upload_id: str) -> None:
         """Take the row away, then the bytes; what cannot be taken yet is left to upkeep."""
         await self._rows.remove(upload_id)
-        self._followed.pop(upload_id, None)
+        self._digests.pop(upload_id, None)
         if reading := self._reading.pop(upload_id, None):
             reading.cancel()
         try:
@@ -413,7 +416,7 @@ async def _nothing() -> AsyncIterator[bytes]:
         yield chunk
 
 
-def _make_file(upload: Upload, followed: Followed) -> File:
+def _make_file(upload: Upload, digests: Digests) -> File:
     new = upload.new
     name = new.name or upload.id
     return File(
@@ -421,8 +424,8 @@ def _make_file(upload: Upload, followed: Followed) -> File:
         name=name,
         size=upload.offset,
         media_type=new.media_type or guess_media_type(name),
-        sha256=followed.hexdigest("sha-256") or "",
-        sha512=followed.hexdigest("sha-512"),
+        sha256=digests.hexdigest("sha-256") or "",
+        sha512=digests.hexdigest("sha-512"),
         created_at=datetime.now(UTC),
         metadata=new.metadata,
     )

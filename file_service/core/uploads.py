@@ -109,7 +109,7 @@ class _Batch:
             self._contents[key] = await _gather(measured)
         else:
             self._staged.append(key)
-            await self._store.append(key, 0, measured, see=measured.update)
+            await self._store.append(key, 0, measured)
         name = new.name or key
         file = File(
             id=key,
@@ -183,6 +183,5 @@ async def _gather(measured: Measured) -> bytes:
     """Return all of a small body."""
     content = bytearray()
     async for chunk in measured:
-        measured.update(chunk)
         content += chunk
     return bytes(content)

@@ -1,7 +1,7 @@
 """A request's body as Chunks: coalesced, never inflated, and an error of ours when it breaks."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
@@ -81,7 +81,6 @@ def is_passed_over(request: web.Request) -> bool:
         request.protocol._lingering_time = 0.0
     if (intake := _open(request)) is not None:
         intake.close()
-        intake.give_back()
     elif isinstance(request.protocol, Connection):
         request.protocol.forgo_body()
     return request.content.is_eof()
@@ -102,10 +101,10 @@ async def chunks(
 ) -> AsyncIterator[memoryview]:
     """Yield the body in pieces of at least COALESCED bytes, the last one as long as it is.
 
-    A piece is to be used before the next one is asked for. Raises CutShort where the body ends
-    before its Content-Length or its last chunk, and Stalled where it goes on too slowly or not at
-    all; what arrived before that, or before a cancellation, is yielded first. With `quiet_seconds`
-    what has arrived is not held back longer than that.
+    A piece is lent (`models.Chunk`). Raises CutShort where the body ends before its Content-Length
+    or its last chunk, and Stalled where it goes on too slowly or not at all; what arrived before
+    that, or before a cancellation, is yielded first. With `quiet_seconds` what has arrived is not
+    held back longer than that.
     """
     await _continue(request)
     intake = _open_whole(request)
@@ -117,18 +116,15 @@ async def chunks(
             try:
                 await reader.wait()
             except (FileServiceError, asyncio.CancelledError):
-                if piece := reader.take():
+                for piece in reader.take():
                     yield piece
                 raise
-            if piece := reader.take():
+            for piece in reader.take():
                 yield piece
-        if piece := reader.take():
+        for piece in reader.take():
             yield piece
         if intake.error is not None:
             raise intake.error
-        # Here alone: who asks for more after the last piece has done with all of them. Where
-        # anything fails, nobody knows, and the buffers are left to the collector.
-        intake.give_back()
     finally:
         intake.close()
 
@@ -169,11 +165,12 @@ class _Reader:
         self._waited = 0.0  # seconds, since the rate was last looked at
         self._received = 0  # bytes, then
 
-    def take(self) -> memoryview:
-        """Return what has arrived."""
-        content = self._intake.take()
-        RECEIVED.add(len(content))
-        return content
+    def take(self) -> Iterator[memoryview]:
+        """Lend what has arrived, if anything has."""
+        with self._intake.take() as piece:
+            RECEIVED.add(len(piece))
+            if piece:
+                yield piece
 
     async def wait(self) -> None:
         """Wait for a piece worth passing on, or the body's end; Stalled."""

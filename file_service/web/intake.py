@@ -1,10 +1,11 @@
-"""A request's body taken straight off its socket: into one buffer while the other is worked on.
+"""A request's body taken straight off its socket: into one buffer while others are worked on.
 
 While a body arrives, the connection's transport speaks to an Intake instead of aiohttp's parser;
 the kernel writes into the very bytes that are hashed and written to disk.
 """
 
 import asyncio
+from collections import deque
 from typing import Protocol
 
 from file_service.errors import CutShort
@@ -18,7 +19,7 @@ SMALLEST_BUFFER = 32 * 1024
 # All bodies of a worker together; each has two buffers, smaller ones where there are many.
 BUDGET = 32 * 1024 * 1024
 
-# Large buffers that are kept for the bodies to come: to make a new one takes as long as to fill it.
+# Buffers that are kept, besides one for each body: to make a new one takes as long as to fill it.
 MOST_SPARE = 4
 
 # A read into less room than this is not worth its system call.
@@ -45,29 +46,63 @@ class Owner(Protocol):
 
 
 class Buffers:
-    """The buffers of a worker's bodies: large where few arrive at once, small where many do."""
+    """The buffers of a worker's bodies: large where few arrive at once, small where many do.
+
+    Whoever was given a view of a buffer may be at work on it, in whatever thread; as long as there
+    is any view, it is not lent again.
+    """
 
     def __init__(self) -> None:
         self.bodies = 0
-        self._spare: list[bytearray] = []
+        self._kept: deque[bytearray] = deque()
+
+    def begin_body(self) -> None:
+        """Count a body more."""
+        self.bodies += 1
+
+    def end_body(self) -> None:
+        """Count a body less."""
+        self.bodies -= 1
+        self._trim()
 
     def choose_size(self) -> int:
         """Return the size in bytes of one of a body's two buffers, a power of two."""
         share = BUDGET // (2 * max(1, self.bodies))
         return max(SMALLEST_BUFFER, min(LARGEST_BUFFER, 1 << (share.bit_length() - 1)))
 
-    def has_spare(self, size: int) -> bool:
-        """Whether a buffer of `size` bytes is there already."""
-        return size == LARGEST_BUFFER and bool(self._spare)
+    def lend(self, size: int, *, new: int | None = None) -> bytearray:
+        """Return a buffer of at least `size` bytes; of `new` ones, where it has to be made.
 
-    def lend(self, size: int) -> bytearray:
-        """Return a buffer of `size` bytes; what is in it is anybody's."""
-        return self._spare.pop() if self.has_spare(size) else bytearray(size)
+        What is in it is anybody's.
+        """
+        for _ in range(len(self._kept)):
+            buffer = self._kept.popleft()
+            if not size <= len(buffer) <= self.choose_size():
+                continue
+            if _is_free(buffer):
+                return buffer
+            self._kept.append(buffer)
+        return bytearray(size if new is None else new)
 
     def take_back(self, buffer: bytearray) -> None:
-        """Keep a buffer that nobody uses any more, if it is a large one."""
-        if len(buffer) == LARGEST_BUFFER and len(self._spare) < MOST_SPARE:
-            self._spare.append(buffer)
+        """Keep a buffer for whoever is next, if it is of the size that is lent now."""
+        if len(buffer) == self.choose_size():
+            self._kept.append(buffer)
+            self._trim()
+
+    def _trim(self) -> None:
+        while len(self._kept) > MOST_SPARE + self.bodies:
+            self._kept.popleft()
+
+
+def _is_free(buffer: bytearray) -> bool:
+    """Whether nobody has a view of it: only then may its size change (PEP 3118)."""
+    try:
+        last = buffer.pop()
+    except BufferError:
+        return False
+    buffer.append(last)
+    return True
 
 
 class Intake(asyncio.BufferedProtocol):
@@ -82,22 +117,20 @@ class Intake(asyncio.BufferedProtocol):
         self._transport = transport
         self._framing = framing
         self._buffers = buffers
-        self._buffer = self._spare = bytearray()
+        self._buffer = bytearray()
         self._filled = 0  # bytes of content in the buffer, not yet taken
         self._enough = 0  # bytes that are waited for
         self._waiter: asyncio.Future[None] | None = None
         self._is_reading = self._is_full = self._is_paused = False
-        buffers.bodies += 1
+        buffers.begin_body()
 
     # ── for the body's reader ──
 
     def open(self, arrived: bytes | bytearray, *, is_at_end: bool) -> None:
         """Begin with what has arrived already; nothing follows where the client `is_at_end`."""
-        size = self._choose_size()
-        if not self._buffers.has_spare(size):
-            # Of those that begin at once, the first ones do not know yet how many there will be.
-            size = min(COALESCED, size)
-        self._buffer = self._buffers.lend(max(len(arrived), size))
+        size = max(len(arrived), self._choose_size())
+        # Of those that begin at once, the first ones do not know yet how many there will be.
+        self._buffer = self._buffers.lend(size, new=max(len(arrived), min(COALESCED, size)))
         self._buffer[: len(arrived)] = arrived
         self._is_reading = True
         self._transport.set_protocol(self)
@@ -129,14 +162,18 @@ class Intake(asyncio.BufferedProtocol):
         return True
 
     def take(self) -> memoryview:
-        """Return what has arrived since the last call, to be used until the next one.
+        """Return what has arrived since the last call; whoever has no more use for it releases it.
 
         Empty where nothing has, and at the end.
         """
-        content = memoryview(self._buffer)[: self._filled]
-        if self._filled and not self.is_ended:
-            self._buffer, self._spare = self._fit(self._spare), self._buffer
-        self._filled = 0
+        content = memoryview(b"")
+        if self._filled:
+            content = memoryview(self._buffer)[: self._filled]
+            self._buffers.take_back(self._buffer)
+            self._buffer = bytearray()
+            self._filled = 0
+        if not (self._buffer or self.is_ended):
+            self._buffer = self._buffers.lend(self._choose_size())
         if self._is_full:
             self._is_full = False
             # Not at once: the piece is handed to a thread first, which works on it while the
@@ -145,22 +182,11 @@ class Intake(asyncio.BufferedProtocol):
         return content
 
     def close(self) -> None:
-        """Read no further; a body that is not complete is left where it is."""
-        if not self._is_reading:
-            return
-        self._is_reading = False
-        self._buffers.bodies -= 1
-        self._resume()
-        if self._framing.is_complete:
-            self._owner.end_body(self._framing.surplus)
-        else:
-            self._owner.leave_body(self.error)
-
-    def give_back(self) -> None:
-        """Give up the buffers of a body that is closed; nobody may use what was taken any more."""
-        for buffer in (self._buffer, self._spare):
-            self._buffers.take_back(buffer)
-        self._buffer = self._spare = bytearray()
+        """Read no further, and take no more; a body that is not complete is left where it is."""
+        self._end()
+        self._buffers.take_back(self._buffer)
+        self._buffer = bytearray()
+        self._filled = 0
 
     # ── for the transport ──
 
@@ -179,7 +205,7 @@ class Intake(asyncio.BufferedProtocol):
         self.received += end - self._filled
         self._filled = end
         if self._framing.is_complete:
-            self.close()
+            self._end()
         elif len(self._buffer) - self._filled < SMALLEST_READ:
             self._is_full = self._is_paused = True
             self._transport.pause_reading()
@@ -206,9 +232,20 @@ class Intake(asyncio.BufferedProtocol):
         """Tell the connection."""
         self._owner.resume_writing()
 
+    def _end(self) -> None:
+        if not self._is_reading:
+            return
+        self._is_reading = False
+        self._buffers.end_body()
+        self._resume()
+        if self._framing.is_complete:
+            self._owner.end_body(self._framing.surplus)
+        else:
+            self._owner.leave_body(self.error)
+
     def _break(self, error: CutShort) -> None:
         self.error = error
-        self.close()
+        self._end()
         self._wake()
 
     def _wake(self) -> None:
@@ -219,14 +256,6 @@ class Intake(asyncio.BufferedProtocol):
         if self._is_paused:
             self._is_paused = False
             self._transport.resume_reading()
-
-    def _fit(self, buffer: bytearray) -> bytearray:
-        """Return the buffer, or another one where it is too small or too large by now."""
-        size = self._choose_size()
-        if size <= len(buffer) <= self._buffers.choose_size():
-            return buffer
-        self._buffers.take_back(buffer)
-        return self._buffers.lend(size)
 
     def _choose_size(self) -> int:
         # No larger than what is to come; never empty, which would pass for the end.

@@ -15,7 +15,7 @@ from file_service.errors import (
     Malformed,
     PreconditionFailed,
 )
-from file_service.models import Chunk, Chunks, NewUpload
+from file_service.models import Chunks, NewUpload
 from file_service.web import body, draft, form, render
 from file_service.web.headers import (
     combine,
@@ -66,7 +66,7 @@ async def _post_form(request: web.Request) -> web.Response:
     boundary = form.parse_boundary(request.headers["Content-Type"])
     chunks: Chunks = body.chunks(request)
     if digests := _parse_digests(request):
-        chunks = _verified(chunks, digests)
+        chunks = Measured(chunks, expected=digests)
     parts = form.read_parts(chunks, boundary, request.app[LIMITS].form_parts)
     files = await request.app[UPLOADS].store_all(
         _parse_parts(request, parts), length=request.content_length
@@ -104,14 +104,6 @@ def _parse_digests(request: web.Request) -> dict[str, bytes]:
 
 def _parse_wanted(request: web.Request) -> frozenset[str]:
     return frozenset(parse_wanted_digests(combine(request.headers, "Want-Repr-Digest")))
-
-
-async def _verified(chunks: Chunks, digests: Mapping[str, bytes]) -> AsyncIterator[Chunk]:
-    """Yield the chunks of a form; DigestMismatch at the end of one that was not sent so."""
-    measured = Measured(chunks, expected=digests)
-    async for chunk in measured:
-        measured.update(chunk)
-        yield chunk
 
 
 def _parse_name(request: web.Request) -> str | None:

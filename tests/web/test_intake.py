@@ -3,6 +3,8 @@
 import asyncio
 from unittest import mock
 
+import pytest
+
 from file_service.web.framing import Counted
 from file_service.web.intake import (
     BUDGET,
@@ -82,11 +84,6 @@ def fill(intake: Intake) -> None:
     intake.buffer_updated(len(room))
 
 
-def end(intake: Intake) -> None:
-    intake.close()
-    intake.give_back()
-
-
 async def test_who_takes_a_full_buffer_comes_before_what_arrives_next() -> None:
     """A thread works on the piece while the kernel copies, not after it."""
     intake = begin(Buffers())
@@ -117,7 +114,7 @@ def test_a_large_buffer_serves_the_next_body_and_shows_it_nothing() -> None:
     first = begin(buffers)
     assert len(first.get_buffer(-1)) == COALESCED  # nobody knows how many others there will be
     go_on(first)
-    end(first)
+    first.close()
     second = begin(buffers, arrived=b"mine")
     assert len(second.get_buffer(-1)) == LARGEST_BUFFER - len(b"mine")
     assert bytes(second.take()) == b"mine"
@@ -129,14 +126,43 @@ def test_what_is_kept_for_the_next_bodies_has_a_bound() -> None:
     for intake in intakes:
         go_on(intake)
     for intake in intakes:
-        end(intake)
-    assert len(buffers._spare) == MOST_SPARE
+        intake.close()
+    assert len(buffers._kept) == MOST_SPARE
 
 
 def test_buffers_of_few_bodies_are_not_lent_to_one_of_many() -> None:
     buffers = Buffers()
     first = begin(buffers)
     go_on(first)
-    end(first)
+    first.close()
     buffers.bodies = 1_000_000
     assert len(begin(buffers).get_buffer(-1)) == SMALLEST_BUFFER
+
+
+def test_a_buffer_is_lent_again_only_once_nobody_has_a_view_of_it() -> None:
+    """A thread may be at work on it long after the body is over."""
+    buffers = Buffers()
+    views = []
+    for number in range(2 * MOST_SPARE):
+        intake = begin(buffers)
+        for _ in range(2):
+            intake.get_buffer(-1)[:1] = b"%d" % number
+            intake.buffer_updated(1)
+            with intake.take() as taken:
+                views.append(memoryview(taken))
+        intake.close()
+    assert [bytes(view) for view in views] == [b"%d" % (each // 2) for each in range(len(views))]
+    of_views = {id(view.obj) for view in views}
+    for view in views:
+        view.release()
+    intake = begin(buffers)
+    assert id(intake.get_buffer(-1).obj) in of_views
+
+
+async def test_who_looks_at_what_it_was_lent_too_late_is_told_so() -> None:
+    intake = begin(Buffers())
+    fill(intake)
+    with intake.take() as lent:
+        assert lent[0] == ord("x")
+    with pytest.raises(ValueError, match="released"):
+        lent[0]

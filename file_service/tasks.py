@@ -3,13 +3,15 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 from weakref import WeakSet
 
 Item = TypeVar("Item")
+Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 # What is still under way, so that a loop that ends can wait for it.
@@ -34,6 +36,44 @@ async def to_its_end(work: Awaitable[Result]) -> Result:
     if not task.cancelled():
         task.exception()  # looked at, or asyncio complains that nobody did
     raise asyncio.CancelledError
+
+
+class _Lasting(asyncio.Future[Result]):
+    """A future that cannot be cancelled: whoever awaits it, and is, learns of that at its end."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        return False
+
+
+def in_executor(
+    executor: Executor,
+    function: Callable[Parameters, Result],
+    *args: Parameters.args,
+    **kwargs: Parameters.kwargs,
+) -> "asyncio.Future[Result]":
+    """Run `function` in a thread, from now on and to its end, as `to_its_end` has it.
+
+    Two turns of the loop sooner than that: nothing stands between the thread and who awaits it.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: _Lasting[Result] = _Lasting(loop=loop)
+
+    def run() -> None:
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001  # told to whoever awaits it
+            _tell(loop, outcome.set_exception, error)
+        else:
+            _tell(loop, outcome.set_result, result)
+
+    _under_way.add(outcome)
+    executor.submit(run)
+    return outcome
+
+
+def _tell(loop: asyncio.AbstractEventLoop, tell: Callable[[Any], None], outcome: object) -> None:
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(tell, outcome)
 
 
 async def wait_for_all(seconds: float) -> None:

@@ -1,12 +1,13 @@
 """What the local store asks of the file system: several system calls as one hop off the loop."""
 
-import asyncio
 import errno
 import fcntl
 import os
 import stat
 import time
-from collections.abc import Awaitable, Callable
+from asyncio import Future
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import BinaryIO, ParamSpec, TypeVar, cast
 
 from file_service.blobs.store import Stamp
 from file_service.models import BlobInfo, Chunk
-from file_service.tasks import to_its_end
+from file_service.tasks import in_executor
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -22,21 +23,20 @@ Result = TypeVar("Result")
 # Chunks from this size on, in bytes, start for the disk at once.
 EARLY = 512 * 1024
 
+# Syncs wait for the disk, and must not keep downloads from opening their files.
+THREADS = 32
+
+_threads = ThreadPoolExecutor(THREADS, "disk")
+
 # A hidden file in the staging folder is older than this only where a crash left it.
 HIDDEN_SECONDS = 5
 
 
 def in_thread(
     function: Callable[Parameters, Result],
-) -> Callable[Parameters, Awaitable[Result]]:
-    """Run `function` off the event loop, and never abandon it half-way."""
-
-    async def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        loop = asyncio.get_running_loop()
-        # A future, not a coroutine: the thread begins now, not when the loop comes round again.
-        return await to_its_end(loop.run_in_executor(None, partial(function, *args, **kwargs)))
-
-    return call
+) -> Callable[Parameters, Future[Result]]:
+    """Run `function` off the event loop, from the moment it is called, and never half-way."""
+    return partial(in_executor, _threads, function)
 
 
 @in_thread

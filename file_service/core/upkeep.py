@@ -1,7 +1,6 @@
 """Upkeep: settle what a crash left, finish deletions, collect garbage, scrub; each reports."""
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +12,7 @@ from typing import Any
 from file_service.blobs.store import BlobStore
 from file_service.catalogue.queries import Catalogue
 from file_service.catalogue.uploads import UploadRows
+from file_service.core.digests import Digests
 from file_service.core.names import is_id
 from file_service.errors import BlobMissing, FileNotFound, FileServiceError, UploadNotFound
 from file_service.metrics import Counter
@@ -280,11 +280,11 @@ class Upkeep:
     async def _is_whole(self, file: File, pace: "_Pace") -> bool:
         if await self._store.get_size(file.id) != file.size:
             return False
-        digest = hashlib.sha256()
-        async for chunk in self._store.read(file.id):
-            await asyncio.to_thread(digest.update, chunk)
+        digests = Digests()
+        async for chunk in digests.follow(self._store.read(file.id)):
             await pace.keep(len(chunk))
-        return digest.hexdigest() == file.sha256
+        await digests.settle()
+        return digests.hexdigest("sha-256") == file.sha256
 
     async def _is_still_there(self, file: File) -> bool:
         """Whether the file was not just deleted while we read."""

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from file_service.errors import BlobMissing, FileServiceError
 from file_service.models import File
-from file_service.tasks import to_its_end
+from file_service.tasks import in_executor
 from file_service.web.access import SENT
 from file_service.web.keys import FILES, IS_CUT, LIMITS, REQUEST_ID
 from file_service.web.render import PROBLEMS
@@ -110,13 +110,10 @@ async def _send_span(request: web.Request, blob: BinaryIO, span: range) -> None:
 
 
 async def _send_all(sock: int, blob: int, span: range) -> None:
-    loop = asyncio.get_running_loop()
     offset = span.start
     while offset < span.stop:
         until = min(span.stop, offset + TURN)
-        sent = await to_its_end(
-            loop.run_in_executor(_senders, _send_now, sock, blob, offset, until)
-        )
+        sent = await in_executor(_senders, _send_now, sock, blob, offset, until)
         offset += sent
         if offset < until:
             await _wait_for_room(sock)

@@ -49,6 +49,20 @@ class UploadRows:
         """Return the upload of this id; UploadNotFound where there is none."""
         return _from_rows(upload_id, await self._database.read(_GET, {"key": upload_id}))
 
+    async def find_same(self, manner: Manner) -> Upload | None:
+        """Return the upload that was last created in the very same words, None where none was."""
+        query = (
+            sa.select(upload)
+            .where(
+                upload.c.concat == manner.concat,
+                upload.c.sent_metadata.is_not_distinct_from(manner.sent_metadata),
+            )
+            .order_by(upload.c.created_at.desc())
+            .limit(1)
+        )
+        rows = await self._database.read(query)
+        return _from_row(rows[0]) if rows else None
+
     async def sum_reserved(self) -> int:
         """Return how many bytes were declared and have not arrived yet, of all open uploads."""
         [found] = await self._database.read(_RESERVED)
@@ -184,7 +198,10 @@ def _to_row(value: Upload) -> dict[str, Any]:
 def _from_rows(upload_id: str, rows: Sequence[Any]) -> Upload:
     if not rows:
         raise UploadNotFound(f"No upload has the id {upload_id}.")
-    [row] = rows
+    return _from_row(rows[0])
+
+
+def _from_row(row: Any) -> Upload:
     digests = {name: bytes.fromhex(digest) for name, digest in row.digests.items()}
     new = NewUpload(
         name=row.name,

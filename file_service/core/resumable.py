@@ -1,13 +1,10 @@
 """Resumable: uploads in many requests; every offset that is told is durable."""
 
-import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from math import inf
 from uuid import uuid4
 
@@ -17,6 +14,7 @@ from file_service.catalogue.uploads import UploadRows
 from file_service.core.batches import Batches
 from file_service.core.digests import Digests, Summed, check_size
 from file_service.core.files import Files
+from file_service.core.followed import Followed
 from file_service.core.holds import Hold, Holds, Wish
 from file_service.core.names import guess_media_type, is_id
 from file_service.errors import (
@@ -36,15 +34,6 @@ from file_service.models import Append, Checksum, Chunk, Chunks, File, Manner, N
 from file_service.tasks import to_its_end
 
 logger = logging.getLogger(__name__)
-
-# Uploads whose digests are kept up in memory; those of others are read again at their end.
-MOST_FOLLOWED = 1024
-
-# So much is read again before more is taken; what is longer is left to the end.
-CATCH_UP_SIZE = 64 * 1024 * 1024
-
-# How long the last request waits for bytes to be read again; then it is told to ask later.
-FINISH_SECONDS = 20.0
 
 # How long parts are kept once they were put together: the answer may have been lost.
 PART_LIFETIME = timedelta(minutes=10)
@@ -82,8 +71,7 @@ class Resumable:
         self._rows = rows
         self._files = files
         self._holds = Holds(store, rows, keep_seconds=self.terms.keep_seconds)
-        self._digests: OrderedDict[str, Digests] = OrderedDict()
-        self._reading: dict[str, asyncio.Task[Digests]] = {}
+        self._followed = Followed(store)
 
     async def close(self) -> None:
         """Let go of every upload that is in hand."""
@@ -195,15 +183,39 @@ class Resumable:
             return hold.upload
 
     async def concatenate(self, new: NewUpload, manner: Manner, parts: Sequence[str]) -> Upload:
-        """Make a file of finished partial uploads, in their order; Malformed for others."""
+        """Make a file of finished partial uploads, in their order; Malformed for others.
+
+        The same words again mean the same file, as long as it is there: the answer may be lost.
+        """
+        upload = await self._find_same(manner) or await self._begin_final(new, manner, parts)
+        if upload.is_finished:
+            return upload
+        try:
+            async with self._holds.hold(upload.id, Wish.IF_STALLED) as hold:
+                await to_its_end(self._put_together(hold, parts))
+                return hold.upload
+        except UploadNotFound:
+            return await self.find(upload.id)  # finished meanwhile
+
+    async def _find_same(self, manner: Manner) -> Upload | None:
+        same = await self._rows.find_same(manner)
+        if same is None or (same.is_finished and not await self._is_file(same.id)):
+            return None
+        return same
+
+    async def _is_file(self, upload_id: str) -> bool:
+        try:
+            await self._catalogue.get_file(upload_id)
+        except FileNotFound:
+            return False
+        return True
+
+    async def _begin_final(self, new: NewUpload, manner: Manner, parts: Sequence[str]) -> Upload:
         uploads = [await self.find(part) for part in parts]
         if not all(each.is_finished and each.manner.is_partial for each in uploads):
             raise Malformed("Only finished partial uploads can be concatenated.")
         length = sum(each.offset for each in uploads)
-        upload = await self.create(replace(new, length=length), manner)
-        async with self._holds.hold(upload.id, Wish.IF_STALLED) as hold:
-            await to_its_end(self._put_together(hold, parts))
-            return hold.upload
+        return await self.create(replace(new, length=length), manner)
 
     async def cancel(self, upload: Upload) -> None:
         """Make the upload not exist, and the file that it may have become."""
@@ -241,7 +253,7 @@ class Resumable:
         check_size(end, self.terms.max_size)
 
     async def _receive(self, hold: Hold, part: Append, chunks: Chunks, tell: Tell | None) -> None:
-        digests = await self._follow(hold.upload)
+        digests = await self._followed.begin(hold.upload)
         try:
             if part.checksum is None:
                 await self._receive_batches(hold, chunks, digests, tell)
@@ -249,7 +261,7 @@ class Resumable:
                 digests = await self._receive_whole(hold, part.checksum, chunks, digests)
         finally:
             if digests.offset <= hold.upload.offset:  # else it is ahead of what is durable
-                self._remember(hold.upload.id, digests)
+                self._followed.remember(hold.upload.id, digests)
 
     async def _receive_batches(
         self, hold: Hold, chunks: Chunks, digests: Digests, tell: Tell | None
@@ -293,56 +305,6 @@ class Resumable:
         expires_at = datetime.now(UTC) + self.terms.lifetime
         hold.upload = await self._rows.advance(hold.upload, offset, expires_at=expires_at)
 
-    # ── digests ──
-
-    async def _follow(self, upload: Upload) -> Digests:
-        """Return the digests of what is there; what is missing in them is read again, if little."""
-        digests = self._recall(upload)
-        if upload.offset - digests.offset <= CATCH_UP_SIZE:
-            await self._catch_up(digests, upload)
-        return digests
-
-    def _recall(self, upload: Upload) -> Digests:
-        digests = self._digests.pop(upload.id, None)
-        if digests is None or digests.offset > upload.offset:
-            return Digests(upload.new.wanted_digests | upload.new.digests.keys())
-        return digests
-
-    def _remember(self, upload_id: str, digests: Digests) -> None:
-        self._digests[upload_id] = digests
-        if len(self._digests) > MOST_FOLLOWED:
-            self._digests.popitem(last=False)
-
-    async def _catch_up(self, digests: Digests, upload: Upload) -> Digests:
-        if digests.offset < upload.offset:
-            missing = self._store.read_staged(upload.id, digests.offset, upload.offset)
-            async for _ in digests.follow(missing):
-                pass
-        return digests
-
-    async def _digest(self, upload: Upload) -> Digests:
-        """Return the digests of all of it; Unavailable, and going on, where that takes long."""
-        reading = self._reading.get(upload.id)
-        if reading is None:
-            reading = asyncio.create_task(self._read_all(upload))
-            self._reading[upload.id] = reading
-            reading.add_done_callback(partial(self._end_reading, upload.id))
-        await asyncio.wait([reading], timeout=FINISH_SECONDS)
-        if not reading.done():
-            raise Unavailable("All bytes are there; the file is being finished.")
-        return reading.result()
-
-    async def _read_all(self, upload: Upload) -> Digests:
-        digests = await self._catch_up(self._recall(upload), upload)
-        await digests.settle()
-        return digests
-
-    def _end_reading(self, upload_id: str, reading: asyncio.Task[Digests]) -> None:
-        """Remember what was read, for whoever asks later; nobody may."""
-        self._reading.pop(upload_id, None)
-        if not reading.cancelled() and reading.exception() is None:
-            self._remember(upload_id, reading.result())
-
     # ── the end ──
 
     async def _finish(self, hold: Hold) -> None:
@@ -355,7 +317,7 @@ class Resumable:
         if upload.manner.is_partial:
             hold.upload = await self._rows.finish(upload, None)
             return
-        digests = await self._digest(upload)
+        digests = await self._followed.finish(upload)
         try:
             digests.verify(upload.new.digests)
         except DigestMismatch:
@@ -375,8 +337,8 @@ class Resumable:
 
     async def _put_together(self, hold: Hold, parts: Sequence[str]) -> None:
         try:
-            offset = await self._store.concatenate(hold.upload.id, parts)
-            await self._advance(hold, offset)
+            if not hold.upload.is_complete:  # else an earlier request got that far
+                await self._advance(hold, await self._store.concatenate(hold.upload.id, parts))
             await self._finish(hold)
         except Unavailable:
             raise  # its outcome may be a file
@@ -388,9 +350,7 @@ class Resumable:
     async def _remove(self, upload_id: str) -> None:
         """Take the row away, then the bytes; what cannot be taken yet is left to upkeep."""
         await self._rows.remove(upload_id)
-        self._digests.pop(upload_id, None)
-        if reading := self._reading.pop(upload_id, None):
-            reading.cancel()
+        self._followed.forget(upload_id)
         try:
             await self._store.take_over(upload_id)  # a part has no holder
             await self._store.delete(upload_id)

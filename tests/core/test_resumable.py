@@ -12,7 +12,7 @@ import pytest
 from file_service.blobs.local import LocalStore
 from file_service.catalogue.queries import Catalogue
 from file_service.catalogue.uploads import UploadRows
-from file_service.core import resumable as module
+from file_service.core import followed as module
 from file_service.core.files import Files
 from file_service.core.resumable import Resumable, Terms
 from file_service.core.upkeep import Settled, Upkeep
@@ -245,3 +245,71 @@ async def test_a_cancelled_upload_whose_bytes_cannot_go_yet_goes_later(
     assert lying_in(store._folder) == [upload.id]
     assert await upkeep.settle() == Settled(rolled_back=1, removed=1)
     assert lying_in(store._folder) == []
+
+
+# --- the same parts put together again: the answer to the first request was lost ---
+
+
+async def make_parts(uploading: Resumable) -> tuple[list[str], Manner]:
+    parts = []
+    for body in (BODY[:100_000], BODY[100_000:]):
+        manner = Manner(dialect=TUS, concat="partial")
+        part = await uploading.create(NewUpload(length=len(body)), manner)
+        parts.append((await add(uploading, part, body)).id)
+    return parts, Manner(dialect=TUS, concat=f"final;{' '.join(parts)}")
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("call", ["concatenate", "commit", "advance", "finish"])
+async def test_what_failed_half_way_is_gone_on_with_by_the_same_words(
+    store: LocalStore,
+    catalogue: Catalogue,
+    rows: UploadRows,
+    upkeep: Upkeep,
+    call: str,
+    after: bool,
+) -> None:
+    parts, manner = await make_parts(make(store, catalogue, rows))
+    error = Unavailable("away")
+    away = Failing(rows, on=call, error=error, after=after)
+    broken = Failing(store, on=call, error=error, after=after)
+    uploading = make(broken, catalogue, away)
+    with pytest.raises(Unavailable):
+        await uploading.concatenate(NewUpload(), manner, parts)
+    left = await rows.find_same(manner)
+    away.repair()
+    broken.repair()
+    whole = await uploading.concatenate(NewUpload(), manner, parts)
+    assert whole.is_finished
+    assert left is not None
+    assert whole.id == left.id
+    await check_file(catalogue, whole)
+    for part in parts:
+        await uploading.cancel(await uploading.find(part))
+    await upkeep.settle()  # the stage of what was finished, and nobody knew
+    assert [name.rpartition("/")[2] for name in lying_in(store._folder)] == [whole.id]
+
+
+async def test_whoever_comes_while_they_are_put_together_waits_for_the_same_file(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        async def concatenate(self, key: str, parts: list[str]) -> int:
+            begun.set()
+            await go_on.wait()
+            return await store.concatenate(key, parts)
+
+    uploading = make(Slow(), catalogue, rows)
+    parts, manner = await make_parts(uploading)
+    first = asyncio.create_task(uploading.concatenate(NewUpload(), manner, parts))
+    await begun.wait()
+    second = asyncio.create_task(uploading.concatenate(NewUpload(), manner, parts))
+    asyncio.get_running_loop().call_later(0.2, go_on.set)
+    assert (await first).id == (await second).id
+    assert (await second).is_finished
+    await check_file(catalogue, await first)

@@ -323,6 +323,38 @@ async def test_parts_become_one_file(client: Client, leftovers: Leftovers) -> No
     assert [Path(name).name for name in leftovers.files()] == [url.rpartition("/")[2]]
 
 
+async def put_together(client: Client, parts: list[str], name: str) -> str:
+    words = {"Upload-Concat": f"final;{' '.join(parts)}", "Upload-Metadata": f"filename {name}"}
+    async with client.post("/uploads/", headers=TUS | words) as response:
+        assert response.status == 201, await response.text()
+        assert response.headers["Upload-Offset"] == "6"
+        return response.headers["Location"]
+
+
+async def test_the_same_words_again_mean_the_same_file_as_long_as_it_is_there(
+    client: Client, leftovers: Leftovers
+) -> None:
+    """The answer to the first ones may have been lost."""
+    parts = [await make_part(client, body) for body in (b"abc", b"xyz")]
+    first, other = encode("whole.bin"), encode("other.bin")
+    url = await put_together(client, parts, first)
+    assert await put_together(client, parts, first) == url
+    others = [
+        await put_together(client, parts, other),
+        await put_together(client, parts[::-1], first),
+    ]
+    assert len({url, *others}) == 3
+    async with client.delete(f"{file_of(url)}/") as response:
+        assert response.status == 204
+    assert (again := await put_together(client, parts, first)) not in {url, *others}
+    for part in parts:  # not even the parts have to be there
+        async with client.delete(part, headers=TUS) as response:
+            assert response.status == 204
+    assert await put_together(client, parts, first) == again
+    names = {Path(name).name for name in leftovers.files()}
+    assert names == {each.rpartition("/")[2] for each in (again, *others)}
+
+
 async def test_only_finished_parts_can_be_put_together(
     client: Client, leftovers: Leftovers
 ) -> None:

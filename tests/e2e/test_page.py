@@ -1,11 +1,14 @@
 """The upload page as its users meet it: Chromium, the live service, slow lines and crashes."""
 
+import asyncio
 import re
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.conftest import MakeService
 from tests.e2e.conftest import MakePayload, ask_once, check_link, sqlite_only
@@ -160,6 +163,65 @@ async def test_a_cancelled_upload_is_gone_at_the_service(
     assert ask_once(service, "HEAD", clean.find_uploads()[0]).status in {404, 410}
     await clean.page.reload()
     await expect(clean.page.locator("#uploads")).to_be_hidden()
+
+
+@asynccontextmanager
+async def slow_creation(clean: UploadPage) -> AsyncIterator[asyncio.Event]:
+    """Have the answer to a creation held back, which the service has done, until the block ends.
+
+    The event is set when it is held.
+    """
+    held, is_over = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        if route.request.method != "POST":
+            await route.continue_()
+            return
+        answer = await route.fetch()
+        held.set()
+        await is_over.wait()
+        await route.fulfill(response=answer)
+
+    await clean.page.route("**/uploads/", hold)
+    try:
+        yield held
+    finally:
+        is_over.set()
+
+
+async def test_what_is_cancelled_while_it_is_created_is_gone_at_the_service(
+    service: ServiceProcess, clean: UploadPage, make_payload: MakePayload
+) -> None:
+    payload = make_payload("film.mp4", MB)
+    await clean.open(service.url)
+    async with (
+        clean.page.expect_response(lambda answer: answer.request.method == "DELETE") as end,
+        slow_creation(clean) as held,
+    ):
+        await clean.choose(payload.path)
+        await held.wait()
+        await clean.button("Cancel film.mp4").click()
+        await expect(clean.row("film.mp4")).to_have_count(0)
+    answer = await end.value
+    assert answer.status == 204
+    assert ask_once(service, "HEAD", urlsplit(answer.url).path).status in {404, 410}
+    assert clean.find_offsets() == []
+
+
+async def test_what_is_paused_while_it_is_created_is_created_once(
+    service: ServiceProcess, clean: UploadPage, make_payload: MakePayload
+) -> None:
+    payload = make_payload("film.mp4", MB)
+    await clean.open(service.url)
+    async with slow_creation(clean) as held:
+        await clean.choose(payload.path)
+        await held.wait()
+        await clean.button("Pause film.mp4").click()
+        await clean.see("film.mp4", "paused")
+        await clean.button("Resume film.mp4").click()
+        await clean.see("film.mp4", "starting")
+    check_link(service, await clean.find_link("film.mp4"), payload)
+    assert [each.method for each in clean.requests].count("POST") == 1
 
 
 # --- what interrupts an upload ---

@@ -52,6 +52,7 @@ export class Transfer extends EventTarget {
   #upload;
   #rate = new Rate();
   #heardAt = 0;
+  #isCreating = false; // the service is being asked for an upload, whose URL is to come
   #limit;
 
   constructor(file, limit) {
@@ -73,10 +74,11 @@ export class Transfer extends EventTarget {
       removeFingerprintOnSuccess: true,
       retryDelays: DELAYS,
       onShouldRetry: (error) => this.#onTrouble(error),
+      onBeforeRequest: (request) => { this.#isCreating = request.getMethod() === "POST"; },
       onAfterResponse: (request, response) => this.#checkResumption(request, response),
       onUploadUrlAvailable: () => this.#settleUrl(),
       onProgress: (sent) => this.#onProgress(sent),
-      onSuccess: () => this.#become("done", { sent: this.size, remark: "" }),
+      onSuccess: () => this.#succeed(),
       onError: (error) => this.#fail(error),
     };
   }
@@ -120,11 +122,20 @@ export class Transfer extends EventTarget {
       known.sort((a, b) => Date.parse(b.creationTime) - Date.parse(a.creationTime));
       if (known.length > 0) this.#upload.resumeFromPreviousUpload(known[0]);
     }
-    this.#upload.start();
+    this.#start();
+  }
+
+  #start() {
+    if (!this.#isCreating) this.#upload.start();
+  }
+
+  /** End what is under way, but for a creation: nobody would know what it has made. */
+  #stop() {
+    if (!this.#isCreating) this.#upload.abort();
   }
 
   pause() {
-    this.#upload.abort();
+    this.#stop();
     this.#become("paused", { remark: "" });
   }
 
@@ -137,14 +148,14 @@ export class Transfer extends EventTarget {
   async cancel() {
     const { url } = this.#upload;
     this.#become("cancelled");
-    this.#upload.abort();
+    this.#stop();
     if (url !== null) await terminate(url);
   }
 
   /** Try again now: the browser is back online, or nothing has been heard for too long. */
   nudge() {
-    this.#upload.abort();
-    this.#upload.start();
+    this.#stop();
+    this.#start();
   }
 
   /** Look after a silent connection; called now and then. */
@@ -177,6 +188,7 @@ export class Transfer extends EventTarget {
 
   /** Decide whether tus-js-client tries again by itself, and say why it waits. */
   #onTrouble(error) {
+    this.#isCreating = false;
     const isTried = this.isBusy && isPassing(error);
     if (isTried) {
       this.#become("waiting", { remark: explainWait(error) });
@@ -209,12 +221,22 @@ export class Transfer extends EventTarget {
   }
 
   /** Go on below the address the page was opened at, whatever the service is called outside. */
-  #settleUrl() {
+  async #settleUrl() {
     const id = new URL(this.#upload.url).pathname.split("/").filter(Boolean).pop();
-    this.#upload.url = new URL(id, ENDPOINT).href;
+    const url = new URL(id, ENDPOINT).href;
+    this.#upload.url = url;
+    this.#isCreating = false;
+    if (this.isBusy) return;
+    this.#upload.abort(); // paused or cancelled meanwhile
+    if (this.state === "cancelled") await terminate(url);
+  }
+
+  #succeed() {
+    if (this.state !== "cancelled") this.#become("done", { sent: this.size, remark: "" });
   }
 
   #fail(error) {
+    if (!this.isBusy) return; // paused or cancelled meanwhile
     const failure = explainFailure(error, { size: this.size, limit: this.#limit() });
     this.#become("failed", { failure, remark: "" });
   }

@@ -9,7 +9,6 @@ from asyncio import Future
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar, cast
 
@@ -26,7 +25,18 @@ EARLY = 512 * 1024
 # Syncs wait for the disk, and must not keep downloads from opening their files.
 THREADS = 32
 
-_threads = ThreadPoolExecutor(THREADS, "disk")
+
+class _Pool:
+    """The threads of this process: a fork has none of those that its parent has begun."""
+
+    threads = ThreadPoolExecutor(THREADS, "disk")
+
+    @classmethod
+    def renew(cls) -> None:
+        cls.threads = ThreadPoolExecutor(THREADS, "disk")
+
+
+os.register_at_fork(after_in_child=_Pool.renew)
 
 # A hidden file in the staging folder is older than this only where a crash left it.
 HIDDEN_SECONDS = 5
@@ -36,7 +46,11 @@ def in_thread(
     function: Callable[Parameters, Result],
 ) -> Callable[Parameters, Future[Result]]:
     """Run `function` off the event loop, from the moment it is called, and never half-way."""
-    return partial(in_executor, _threads, function)
+
+    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Future[Result]:
+        return in_executor(_Pool.threads, function, *args, **kwargs)
+
+    return call
 
 
 @in_thread

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -33,6 +34,7 @@ LINGERING_SECONDS = 5
 READ_BUFFER = 64 * 1024
 # A worker that dies at once, again and again, must not eat the machine.
 RESTART_SECONDS = 1.0
+DISK_THREADS = 32
 MOST_DESCRIPTORS = 65_536
 LARGEST_HEAD = 64 * 1024
 
@@ -113,6 +115,8 @@ async def run_worker(
     """Serve on `sock` until told to stop: by a signal, or by the end of the `parent` pipe."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    # Syncs wait for the disk, and must not keep downloads from opening their files.
+    loop.set_default_executor(ThreadPoolExecutor(DISK_THREADS, "disk"))
 
     def stop_soon(_number: int, _frame: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: we have stopped

@@ -1,20 +1,20 @@
 """What the local store asks of the file system: several system calls as one hop off the loop."""
 
+import asyncio
 import errno
 import fcntl
 import os
 import stat
 import time
-from asyncio import Future
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar, cast
 
 from file_service.blobs.store import Stamp
 from file_service.models import BlobInfo, Chunk
-from file_service.tasks import in_executor
+from file_service.tasks import to_its_end
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -22,33 +22,19 @@ Result = TypeVar("Result")
 # Chunks from this size on, in bytes, start for the disk at once.
 EARLY = 512 * 1024
 
-# Syncs wait for the disk, and must not keep downloads from opening their files.
-THREADS = 32
-
-
-class _Pool:
-    """The threads of this process: a fork has none of those that its parent has begun."""
-
-    threads = ThreadPoolExecutor(THREADS, "disk")
-
-    @classmethod
-    def renew(cls) -> None:
-        cls.threads = ThreadPoolExecutor(THREADS, "disk")
-
-
-os.register_at_fork(after_in_child=_Pool.renew)
-
 # A hidden file in the staging folder is older than this only where a crash left it.
 HIDDEN_SECONDS = 5
 
 
 def in_thread(
     function: Callable[Parameters, Result],
-) -> Callable[Parameters, Future[Result]]:
-    """Run `function` off the event loop, from the moment it is called, and never half-way."""
+) -> Callable[Parameters, Awaitable[Result]]:
+    """Run `function` off the event loop, and never abandon it half-way."""
 
-    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Future[Result]:
-        return in_executor(_Pool.threads, function, *args, **kwargs)
+    async def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        loop = asyncio.get_running_loop()
+        # A future, not a coroutine: the thread begins now, not when the loop comes round again.
+        return await to_its_end(loop.run_in_executor(None, partial(function, *args, **kwargs)))
 
     return call
 

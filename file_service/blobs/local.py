@@ -338,7 +338,7 @@ class _Syncs:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._written = 0
-        self._sync: asyncio.Future[None] | None = None
+        self._sync: asyncio.Task[None] | None = None
 
     async def follow(self, size: int) -> None:
         """Note `size` more bytes; raises what the sync before has met."""
@@ -346,13 +346,13 @@ class _Syncs:
         if self._written >= SYNC_SIZE:
             await self.end()
             self._written = 0
-            self._sync = disk.sync(self._file)
+            self._sync = asyncio.ensure_future(disk.sync(self._file))
 
     async def end(self) -> None:
         """Wait for the sync under way."""
         if self._sync is not None:
             sync, self._sync = self._sync, None
-            await sync
+            await to_its_end(sync)
 
 
 @contextmanager

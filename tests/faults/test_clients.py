@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from file_service.blobs.disk import THREADS
 from file_service.blobs.puts import SYNCS, TURNS
 from file_service.catalogue.engine import READERS
 from file_service.core.hashing import HASHERS
+from file_service.server import DISK_THREADS
 from file_service.web.sendfile import SENDERS
 from tests.faults.harness import (
     IS_THOROUGH,
@@ -48,7 +48,7 @@ FILES_OF_SESSION = 3
 
 # Threads start on demand and stay: the executor's, those that hash, the senders', those of puts and
 # of their syncs, the embedded catalogue's, the loop's own.
-MOST_THREADS = THREADS + HASHERS + SENDERS + TURNS + 1 + SYNCS + 1
+MOST_THREADS = DISK_THREADS + HASHERS + SENDERS + TURNS + 1 + SYNCS + 1
 
 WAYS = ("raw", "chunked", "form", "download")
 LEAVES = ("fin", "reset", "silence")

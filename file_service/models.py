@@ -4,6 +4,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
+from typing import Protocol
 
 Chunk = bytes | memoryview
 """Bytes on their way through the house, to be used before the next ones are asked for.
@@ -14,6 +15,17 @@ view are written by nobody.
 
 Chunks = AsyncIterable[Chunk]
 """The joint of every data path: a request's body, a form part, a blob."""
+
+
+class Stream(Protocol):
+    """Chunks that arrive at their sender's pace."""
+
+    def __aiter__(self) -> AsyncIterator[Chunk]: ...
+
+    def nudge(self) -> None:
+        """Have what has arrived come at once: an empty chunk, where nothing has."""
+        ...
+
 
 TUS, IETF = "tus", "ietf"
 """The dialects of resumable uploads: tus 1.0 and the IETF draft."""

@@ -1,5 +1,8 @@
-"""Failing: a real part of ours in which one call breaks."""
+"""Failing: a real part of ours in which one call breaks. Arriving: a stream in a test's hands."""
 
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
 from typing import Any
 
 
@@ -30,3 +33,40 @@ class Failing:
             raise self._error
 
         return fail
+
+
+class Arriving:
+    """A `models.Stream` of `chunks`, which `is_whole` or goes on with what is sent."""
+
+    def __init__(self, *chunks: bytes, is_whole: bool = True) -> None:
+        self.is_nudged = False
+        self._chunks = deque(chunks)
+        self._is_ended = is_whole
+        self._error: Exception | None = None
+        self._changed = asyncio.Event()
+
+    def send(self, chunk: bytes) -> None:
+        """Have a chunk arrive."""
+        self._chunks.append(chunk)
+        self._changed.set()
+
+    def end(self, error: Exception | None = None) -> None:
+        """Have nothing arrive any more."""
+        self._is_ended, self._error = True, error
+        self._changed.set()
+
+    def nudge(self) -> None:
+        """Have what is there come at once."""
+        self.is_nudged = True
+        self._changed.set()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while self._chunks or self.is_nudged or not self._is_ended:
+            if self._chunks or self.is_nudged:
+                self.is_nudged = False
+                yield self._chunks.popleft() if self._chunks else b""
+            else:
+                self._changed.clear()
+                await self._changed.wait()
+        if self._error is not None:
+            raise self._error

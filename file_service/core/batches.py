@@ -11,12 +11,15 @@ from file_service.models import Chunk, Chunks
 SIZE = 16 * 1024 * 1024
 SECONDS = 1.0
 
+_NOTHING = b""
+
 
 class Batches:
     """`chunks` in batches that end, too, where their client goes away or the hold is wanted.
 
     Every batch is to be read to its end. What ended the chunks is raised after the last batch, so
-    that what came before is kept; UploadLost where the hold was wanted.
+    that what came before is kept; UploadLost where the hold was wanted. An empty chunk answers a
+    nudge of the hold's.
     """
 
     def __init__(
@@ -26,7 +29,7 @@ class Batches:
         self._hold = hold
         self._size = size
         self._seconds = seconds
-        self._arriving: asyncio.Future[Chunk] | None = None
+        self._is_due = False
         self._end: BaseException | None = None
 
     @property
@@ -36,52 +39,36 @@ class Batches:
 
     async def __aiter__(self) -> AsyncIterator[Chunks]:
         while self._end is None:
-            first = await self._next(None)
-            if first is not None:
+            if first := await self._next():
                 yield self._gather(first)
         if not isinstance(self._end, StopAsyncIteration):
             raise self._end
 
-    async def _gather(self, chunk: Chunk | None) -> AsyncIterator[Chunk]:
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + self._seconds
+    async def _gather(self, chunk: Chunk) -> AsyncIterator[Chunk]:
+        self._is_due = False
+        timer = asyncio.get_running_loop().call_later(self._seconds, self._make_due)
         size = 0
-        while chunk is not None:
-            size += len(chunk)
-            yield chunk
-            if size >= self._size:
-                return
-            chunk = await self._next(ends_at - loop.time())
-
-    async def _next(self, seconds: float | None) -> Chunk | None:
-        """Return the next chunk; None where it does not come in time, or none comes any more."""
-        if self._end is not None or (seconds is not None and seconds <= 0):
-            return None
-        if self._hold.is_wanted:
-            return await self._give_up()
-        if self._arriving is None:
-            self._arriving = asyncio.ensure_future(self._pull())
-        if await self._hold.listen(self._arriving, seconds):
-            return self._take()
-        return await self._give_up() if self._hold.is_wanted else None
-
-    async def _give_up(self) -> Chunk | None:
-        """Take what has arrived, and no more."""
-        last: Chunk | None = None
-        if self._arriving is not None:
-            self._arriving.cancel()
-            await asyncio.wait([self._arriving])
-            last = self._take()
-        self._end = UploadLost("A newer request goes on with this upload.")
-        return last
-
-    def _take(self) -> Chunk | None:
-        arrived, self._arriving = self._arriving, None
         try:
-            return None if arrived is None else arrived.result()
+            while chunk:
+                size += len(chunk)
+                yield chunk
+                is_full = self._is_due or size >= self._size
+                chunk = _NOTHING if is_full else await self._next()
+        finally:
+            timer.cancel()
+
+    def _make_due(self) -> None:
+        self._is_due = True
+        self._hold.nudge()
+
+    async def _next(self) -> Chunk:
+        """Return the next chunk; an empty one where there is none until now, or none any more."""
+        if self._end is None and self._hold.is_wanted:
+            self._end = UploadLost("A newer request goes on with this upload.")
+        if self._end is not None:
+            return _NOTHING
+        try:
+            return await self._hold.listen(self._chunks)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # raised at the end
             self._end = error
-            return None
-
-    async def _pull(self) -> Chunk:
-        return await anext(self._chunks)
+            return _NOTHING

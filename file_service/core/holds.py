@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from file_service.blobs.store import BlobStore
 from file_service.catalogue.uploads import UploadRows
 from file_service.errors import FileServiceError, UploadBusy
-from file_service.models import Chunk, Upload
+from file_service.models import Chunk, Stream, Upload
 from file_service.tasks import to_its_end
 
 logger = logging.getLogger(__name__)
@@ -38,24 +38,20 @@ class Wish(IntEnum):
 
 
 class Hold:
-    """An upload in the hands of one request; `is_wanted` once it has to let go.
+    """An upload in the hands of one request; once it `is_wanted`, it ends and keeps what arrived.
 
     Where it `keeps`, it stays held for a moment after the request: the next one mostly follows.
     """
 
     def __init__(self, upload: Upload) -> None:
         self.upload = upload
+        self.is_wanted = False
         self.keeps = False
         self.is_idle = False  # kept, and in the hands of no request
         self.timer: asyncio.TimerHandle | None = None
         self.ended = asyncio.Event()
-        self._wanted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._nudge: Callable[[], None] | None = None
         self._silent_since: float | None = None
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether to come to an end, keeping what has arrived."""
-        return self._wanted.done()
 
     def want(self, wish: Wish) -> None:
         """Have the holder end, where the wish applies to it."""
@@ -63,27 +59,30 @@ class Hold:
             self._end()
 
     def _end(self) -> None:
-        if not self._wanted.done():
-            self._wanted.set_result(None)
+        self.is_wanted = True
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Have what has arrived for this upload come at once, if a request is at work on it."""
+        if self._nudge is not None:
+            self._nudge()
 
     def _is_stalled(self) -> bool:
         now = asyncio.get_running_loop().time()
         return self._silent_since is not None and now - self._silent_since >= STALLED_SECONDS
 
-    async def listen(self, arriving: "asyncio.Future[Chunk]", seconds: float | None) -> bool:
-        """Wait for the client's next chunk; False where it does not come in time, or is unwanted.
-
-        The future goes on; nothing of it is lost.
-        """
+    async def listen(self, chunks: AsyncIterator[Chunk]) -> Chunk:
+        """Return the client's next chunk; meanwhile it passes for silent."""
         self._silent_since = asyncio.get_running_loop().time()
-        either: set[asyncio.Future[Any]] = {arriving, self._wanted}
-        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        self._silent_since = None
-        return arriving.done()
+        try:
+            return await anext(chunks)
+        finally:
+            self._silent_since = None
 
-    async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Run `work`, which ends by itself soon after it is wanted; never cut it off half-way."""
+    async def run(self, work: Coroutine[Any, Any, Result], stream: Stream) -> Result:
+        """Run `work`, which reads `stream` and ends soon after it is wanted; never cut it off."""
         task = asyncio.ensure_future(work)
+        self._nudge = stream.nudge
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -91,6 +90,8 @@ class Hold:
             with suppress(FileServiceError):
                 await to_its_end(task)
             raise
+        finally:
+            self._nudge = None
 
 
 class Holds:

@@ -30,7 +30,17 @@ from file_service.errors import (
     UploadExpired,
     UploadNotFound,
 )
-from file_service.models import Append, Checksum, Chunk, Chunks, File, Manner, NewUpload, Upload
+from file_service.models import (
+    Append,
+    Checksum,
+    Chunk,
+    Chunks,
+    File,
+    Manner,
+    NewUpload,
+    Stream,
+    Upload,
+)
 from file_service.tasks import to_its_end
 
 logger = logging.getLogger(__name__)
@@ -156,9 +166,9 @@ class Resumable:
         return self._holds.coming(upload_id)
 
     async def append(
-        self, upload: Upload, part: Append, chunks: Chunks, *, tell: Tell | None = None
+        self, upload: Upload, part: Append, stream: Stream, *, tell: Tell | None = None
     ) -> Upload:
-        """Add `chunks` at the upload's offset, and finish it where they are its last.
+        """Add a stream at the upload's offset, and finish it where they are its last.
 
         What arrives before an error is kept, unless it has a checksum to meet. OffsetMismatch,
         LengthMismatch, TooLarge, ChecksumMismatch; UploadLost where a newer request has taken the
@@ -167,16 +177,16 @@ class Resumable:
         if upload.is_finished or upload.manner.is_final:
             return _add_nothing(upload, part)
         try:
-            return await self._append(upload, part, chunks, tell)
+            return await self._append(upload, part, stream, tell)
         except UploadNotFound:
             return _add_nothing(await self.find(upload.id), part)  # finished meanwhile
 
     async def _append(
-        self, upload: Upload, part: Append, chunks: Chunks, tell: Tell | None
+        self, upload: Upload, part: Append, stream: Stream, tell: Tell | None
     ) -> Upload:
         async with self._holds.hold(upload.id, Wish.IF_STALLED) as hold:
             await self._declare(hold, part)
-            await hold.run(self._receive(hold, part, chunks, tell))
+            await hold.run(self._receive(hold, part, stream, tell), stream)
             if hold.upload.is_complete or part.is_last:
                 await to_its_end(self._finish(hold))
             hold.keeps = True

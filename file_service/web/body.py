@@ -96,42 +96,61 @@ async def _continue(request: web.Request) -> None:
         request.writer.output_size = 0  # or aiohttp takes it for the beginning of the answer
 
 
-async def chunks(
-    request: web.Request, *, quiet_seconds: float | None = None
-) -> AsyncIterator[memoryview]:
-    """Yield the body in pieces of at least COALESCED bytes, the last one as long as it is.
+class Body:
+    """The body in pieces of at least COALESCED bytes, the last one as long as it is: a Stream.
 
     A piece is lent (`models.Chunk`). Raises CutShort where the body ends before its Content-Length
     or its last chunk, and Stalled where it goes on too slowly or not at all; what arrived before
     that, or before a cancellation, is yielded first. With `quiet_seconds` what has arrived is not
     held back longer than that.
     """
-    await _continue(request)
-    intake = _open_whole(request)
-    if intake is None:
-        return
-    reader = _Reader(intake, request.app[LIMITS], quiet_seconds)
-    try:
-        while not intake.is_ended:
-            try:
-                await reader.wait()
-            except (FileServiceError, asyncio.CancelledError):
+
+    def __init__(self, request: web.Request, *, quiet_seconds: float | None = None) -> None:
+        self._request = request
+        self._quiet_seconds = quiet_seconds
+        self._intake: Intake | None = None
+        self._is_nudged = False  # before there was anything to wait for
+
+    def nudge(self) -> None:
+        """Have what has arrived come at once: an empty piece, where nothing has."""
+        if self._intake is None:
+            self._is_nudged = True
+        else:
+            self._intake.nudge()
+
+    async def __aiter__(self) -> AsyncIterator[memoryview]:
+        await _continue(self._request)
+        intake = self._open()
+        if intake is None:
+            return
+        reader = _Reader(intake, self._request.app[LIMITS], self._quiet_seconds)
+        try:
+            while not intake.is_ended:
+                try:
+                    await reader.wait()
+                except (FileServiceError, asyncio.CancelledError):
+                    for piece in reader.take():
+                        yield piece
+                    raise
                 for piece in reader.take():
                     yield piece
-                raise
             for piece in reader.take():
                 yield piece
-        for piece in reader.take():
-            yield piece
-        if intake.error is not None:
-            raise intake.error
-    finally:
-        intake.close()
+            if intake.error is not None:
+                raise intake.error
+        finally:
+            intake.close()
+
+    def _open(self) -> Intake | None:
+        self._intake = _open_whole(self._request)
+        if self._intake is not None and self._is_nudged:
+            self._intake.nudge()
+        return self._intake
 
 
-def prompt_chunks(request: web.Request) -> AsyncIterator[memoryview]:
-    """Yield the body as `chunks` does, and hold nothing back for long."""
-    return chunks(request, quiet_seconds=QUIET_SECONDS)
+def prompt_body(request: web.Request) -> Body:
+    """Return a body of which nothing is held back for long."""
+    return Body(request, quiet_seconds=QUIET_SECONDS)
 
 
 def _open_whole(request: web.Request) -> Intake | None:
@@ -166,10 +185,11 @@ class _Reader:
         self._received = 0  # bytes, then
 
     def take(self) -> Iterator[memoryview]:
-        """Lend what has arrived, if anything has."""
+        """Lend what has arrived, if anything has, or somebody asks."""
+        is_asked = self._intake.is_nudged
         with self._intake.take() as piece:
             RECEIVED.add(len(piece))
-            if piece:
+            if piece or is_asked:
                 yield piece
 
     async def wait(self) -> None:

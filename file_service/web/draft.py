@@ -48,7 +48,7 @@ async def create(request: web.Request, new: NewUpload) -> web.Response:
     with resumable.coming(upload.id):
         await _send_interim(request, upload, {"Location": request[CREATED]})
         upload = await resumable.append(
-            upload, part, body.prompt_chunks(request), tell=_teller(request, upload)
+            upload, part, body.prompt_body(request), tell=_teller(request, upload)
         )
     return await _render(request, upload)
 
@@ -73,7 +73,7 @@ async def append(request: web.Request, upload: Upload) -> web.Response:
     resumable = request.app[RESUMABLE]
     try:
         upload = await resumable.append(
-            upload, part, body.prompt_chunks(request), tell=_teller(request, upload)
+            upload, part, body.prompt_body(request), tell=_teller(request, upload)
         )
     except TooLarge:
         await resumable.cancel(upload)  # §4.4: more than declared; it is of no use any more

@@ -122,6 +122,7 @@ class Intake(asyncio.BufferedProtocol):
         self._enough = 0  # bytes that are waited for
         self._waiter: asyncio.Future[None] | None = None
         self._is_reading = self._is_full = self._is_paused = False
+        self.is_nudged = False  # whoever waits goes on with what has arrived
         buffers.begin_body()
 
     # ── for the body's reader ──
@@ -146,9 +147,9 @@ class Intake(asyncio.BufferedProtocol):
     async def wait(self, size: int, seconds: float) -> bool:
         """Wait until `size` bytes can be taken, or the end is there; False where it takes longer.
 
-        A buffer that is full is enough, whatever its size.
+        A buffer that is full is enough, whatever its size, and so is anything after a nudge.
         """
-        if self._filled >= size or self.is_ended or self._is_full:
+        if self._filled >= size or self.is_ended or self._is_full or self.is_nudged:
             return True
         self._enough = size
         self._waiter = asyncio.get_running_loop().create_future()
@@ -166,6 +167,7 @@ class Intake(asyncio.BufferedProtocol):
 
         Empty where nothing has, and at the end.
         """
+        self.is_nudged = False
         content = memoryview(b"")
         if self._filled:
             content = memoryview(self._buffer)[: self._filled]
@@ -180,6 +182,11 @@ class Intake(asyncio.BufferedProtocol):
             # kernel copies what comes next.
             asyncio.get_running_loop().call_soon(self._resume)
         return content
+
+    def nudge(self) -> None:
+        """Have whoever waits, or will, go on with what has arrived until then, if anything has."""
+        self.is_nudged = True
+        self._wake()
 
     def close(self) -> None:
         """Read no further, and take no more; a body that is not complete is left where it is."""

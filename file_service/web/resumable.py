@@ -56,7 +56,7 @@ async def _append(request: web.Request) -> web.Response:
         return await draft.append(request, upload)
     part = tus.parse_append(request)
     return tus.render_appended(
-        await request.app[RESUMABLE].append(upload, part, body.prompt_chunks(request))
+        await request.app[RESUMABLE].append(upload, part, body.prompt_body(request))
     )
 
 

@@ -73,7 +73,7 @@ async def create(request: web.Request) -> web.Response:
     upload = await request.app[RESUMABLE].create(new, manner)
     request[CREATED] = format_upload_url(request, upload)
     if part.size != 0 or upload.is_complete:
-        upload = await request.app[RESUMABLE].append(upload, part, body.prompt_chunks(request))
+        upload = await request.app[RESUMABLE].append(upload, part, body.prompt_body(request))
     return _render_created(upload)
 
 

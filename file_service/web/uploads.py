@@ -51,7 +51,7 @@ async def put_file(request: web.Request) -> web.Response:
 async def _store(request: web.Request, new: NewUpload) -> web.Response:
     if draft.is_creation(request):
         return await draft.create(request, new)
-    file = await request.app[UPLOADS].store(new, body.chunks(request))
+    file = await request.app[UPLOADS].store(new, body.Body(request))
     return render.render_created(request, [file])
 
 
@@ -64,7 +64,7 @@ async def _post_form(request: web.Request) -> web.Response:
     body.check_encoding(request)
     _check_whole(request)
     boundary = form.parse_boundary(request.headers["Content-Type"])
-    chunks: Chunks = body.chunks(request)
+    chunks: Chunks = body.Body(request)
     if digests := _parse_digests(request):
         chunks = Measured(chunks, expected=digests)
     parts = form.read_parts(chunks, boundary, request.app[LIMITS].form_parts)

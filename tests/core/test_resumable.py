@@ -27,8 +27,8 @@ from file_service.errors import (
     UploadNotFound,
 )
 from file_service.models import TUS, Append, Manner, NewUpload, Upload
-from tests.core.test_uploads import lying_in, stream
-from tests.doubles import Failing
+from tests.core.test_uploads import lying_in
+from tests.doubles import Arriving, Failing
 
 BODY = os.urandom(300_000)
 
@@ -49,7 +49,7 @@ async def begin(uploading: Resumable, length: int | None = len(BODY)) -> Upload:
 
 async def add(uploading: Resumable, upload: Upload, *chunks: bytes) -> Upload:
     part = Append(offset=upload.offset, size=sum(map(len, chunks)))
-    return await uploading.append(upload, part, stream(*chunks))
+    return await uploading.append(upload, part, Arriving(*chunks))
 
 
 async def check_file(catalogue: Catalogue, upload: Upload, body: bytes = BODY) -> None:

@@ -5,6 +5,7 @@ from unittest import mock
 
 import pytest
 
+from file_service.web import body
 from file_service.web.framing import Counted
 from file_service.web.intake import (
     BUDGET,
@@ -15,6 +16,7 @@ from file_service.web.intake import (
     Buffers,
     Intake,
 )
+from file_service.web.keys import LIMITS, Limits
 
 PIECE = 20_000
 MANY = 300
@@ -107,6 +109,37 @@ async def test_who_takes_a_full_buffer_and_waits_for_more_does_wait() -> None:
     assert not waiting.done()
     fill(intake)
     assert await waiting
+
+
+async def test_who_is_nudged_goes_on_with_what_has_arrived_even_nothing() -> None:
+    intake = begin(Buffers(), arrived=b"some")
+    for arrived in (b"some", b""):
+        waiting = asyncio.create_task(intake.wait(COALESCED, 10))
+        await asyncio.sleep(0)
+        intake.nudge()
+        assert await asyncio.wait_for(waiting, 5)
+        assert bytes(intake.take()) == arrived
+        assert not await intake.wait(1, 0.001)  # one nudge, one piece
+
+
+async def test_a_nudge_before_the_wait_counts() -> None:
+    intake = begin(Buffers())
+    intake.nudge()
+    assert await asyncio.wait_for(intake.wait(1, 10), 5)
+
+
+async def test_a_body_that_is_nudged_before_it_is_opened_does_not_wait() -> None:
+    """While its client is told to go on, somebody else may want the upload."""
+    intake = begin(Buffers())
+    with (
+        mock.patch.object(body, "_continue"),
+        mock.patch.object(body, "_open_whole", return_value=intake),
+    ):
+        stream = body.Body(mock.Mock(app={LIMITS: Limits()}))
+        stream.nudge()
+        pieces = aiter(stream)
+        assert bytes(await asyncio.wait_for(anext(pieces), 5)) == b""
+        await pieces.aclose()  # type: ignore[attr-defined]
 
 
 def test_a_large_buffer_serves_the_next_body_and_shows_it_nothing() -> None:

@@ -22,6 +22,10 @@ Result = TypeVar("Result")
 # Chunks from this size on, in bytes, start for the disk at once.
 EARLY = 512 * 1024
 
+# Bytes of one system call. For a longer one the kernel looks for as much memory in one piece, which
+# takes it ten times as long as the write where memory is used up or in fragments.
+LONGEST_WRITE = 512 * 1024
+
 # A hidden file in the staging folder is older than this only where a crash left it.
 HIDDEN_SECONDS = 5
 
@@ -140,7 +144,7 @@ def write_all(file: BinaryIO, chunk: Chunk, offset: int) -> None:
     """Write all of `chunk` at `offset`, blocking."""
     rest = memoryview(chunk)
     while rest:
-        written = os.pwrite(file.fileno(), rest, offset)
+        written = os.pwrite(file.fileno(), rest[:LONGEST_WRITE], offset)
         rest = rest[written:]
         offset += written
 

@@ -13,14 +13,14 @@ from file_service.web.framing import Framing
 
 # A chunk worth a hop to the disk thread; what a buffer holds more than that came by itself.
 COALESCED = 256 * 1024
-LARGEST_BUFFER = 1024 * 1024
+LARGEST_BUFFER = 2 * 1024 * 1024
 SMALLEST_BUFFER = 32 * 1024
 
 # All bodies of a worker together; each has two buffers, smaller ones where there are many.
 BUDGET = 32 * 1024 * 1024
 
 # Buffers that are kept, besides one for each body: to make a new one takes as long as to fill it.
-MOST_SPARE = 4
+MOST_SPARE = 3
 
 # A read into less room than this is not worth its system call.
 SMALLEST_READ = 4 * 1024

@@ -62,18 +62,13 @@ def in_executor(
         try:
             result = function(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001  # told to whoever awaits it
-            _tell(loop, outcome.set_exception, error)
+            loop.call_soon_threadsafe(outcome.set_exception, error)
         else:
-            _tell(loop, outcome.set_result, result)
+            loop.call_soon_threadsafe(outcome.set_result, result)
 
     _under_way.add(outcome)
     executor.submit(run)
     return outcome
-
-
-def _tell(loop: asyncio.AbstractEventLoop, tell: Callable[[Any], None], outcome: object) -> None:
-    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        loop.call_soon_threadsafe(tell, outcome)
 
 
 async def wait_for_all(seconds: float) -> None:

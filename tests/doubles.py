@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 
@@ -60,7 +60,7 @@ class Arriving:
         self.is_nudged = True
         self._changed.set()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         while self._chunks or self.is_nudged or not self._is_ended:
             if self._chunks or self.is_nudged:
                 self.is_nudged = False

@@ -1,7 +1,8 @@
 """Cuts a stream of chunks into batches, each of which is made durable before the next."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 from file_service.core.holds import Hold
 from file_service.errors import UploadLost
@@ -23,9 +24,14 @@ class Batches:
     """
 
     def __init__(
-        self, chunks: Chunks, hold: Hold, *, size: float = SIZE, seconds: float = SECONDS
+        self,
+        chunks: AsyncGenerator[Chunk, None],
+        hold: Hold,
+        *,
+        size: float = SIZE,
+        seconds: float = SECONDS,
     ) -> None:
-        self._chunks = aiter(chunks)
+        self._chunks = chunks
         self._hold = hold
         self._size = size
         self._seconds = seconds
@@ -38,9 +44,10 @@ class Batches:
         return self._end is not None
 
     async def __aiter__(self) -> AsyncIterator[Chunks]:
-        while self._end is None:
-            if first := await self._next():
-                yield self._gather(first)
+        async with aclosing(self._chunks):  # who holds a buffer, and is held by an error
+            while self._end is None:
+                if first := await self._next():
+                    yield self._gather(first)
         if not isinstance(self._end, StopAsyncIteration):
             raise self._end
 

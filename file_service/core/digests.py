@@ -30,9 +30,19 @@ class Digests:
             async for chunk in chunks:
                 yield chunk
             return
-        async for chunk in self._hashing.follow(chunks):
+        async for chunk in self._hashing.follow(self._count(chunks)):
+            yield chunk
+
+    async def _count(self, chunks: Chunks) -> AsyncIterator[Chunk]:
+        """Count each chunk before it is hashed: where that fails, the offset tells."""
+        async for chunk in chunks:
             self.offset += len(chunk)
             yield chunk
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether these can never be the digests of all that has passed."""
+        return self._hashing.is_broken
 
     async def settle(self) -> None:
         """Wait until all that has passed is hashed."""

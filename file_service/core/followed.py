@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import aclosing
 from functools import partial
 
 from file_service.blobs.store import BlobStore
@@ -27,11 +29,14 @@ class Followed:
         self._digests: OrderedDict[str, Digests] = OrderedDict()
         self._reading: dict[str, asyncio.Task[Digests]] = {}
 
-    async def begin(self, upload: Upload) -> Digests:
-        """Return the digests of what is there; what is missing in them is read again, if little."""
+    async def begin(self, upload: Upload, is_over: Callable[[], bool]) -> Digests:
+        """Return the digests of what is there; what is missing in them is read again, if little.
+
+        No further once it `is_over`.
+        """
         digests = self._recall(upload)
         if upload.offset - digests.offset <= CATCH_UP_SIZE:
-            await self._catch_up(digests, upload)
+            await self._catch_up(digests, upload, is_over)
         return digests
 
     def remember(self, upload_id: str, digests: Digests) -> None:
@@ -60,21 +65,25 @@ class Followed:
 
     def _recall(self, upload: Upload) -> Digests:
         digests = self._digests.pop(upload.id, None)
-        if digests is None or digests.offset > upload.offset:
+        if digests is None or digests.is_broken or digests.offset > upload.offset:
             return Digests(upload.new.wanted_digests | upload.new.digests.keys())
         return digests
 
     async def _read_all(self, upload: Upload) -> Digests:
         digests = self._recall(upload)
-        await self._catch_up(digests, upload)
+        await self._catch_up(digests, upload, lambda: False)
         await digests.settle()
         return digests
 
-    async def _catch_up(self, digests: Digests, upload: Upload) -> None:
+    async def _catch_up(
+        self, digests: Digests, upload: Upload, is_over: Callable[[], bool]
+    ) -> None:
         if digests.offset < upload.offset:
             missing = self._store.read_staged(upload.id, digests.offset, upload.offset)
-            async for _ in digests.follow(missing):
-                pass
+            async with aclosing(missing):
+                async for _ in digests.follow(missing):
+                    if is_over():
+                        return
 
     def _end_reading(self, upload_id: str, reading: asyncio.Task[Digests]) -> None:
         """Remember what was read, for whoever asks later; nobody may."""

@@ -1,7 +1,7 @@
 """Resumable: uploads in many requests; every offset that is told is durable."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -27,6 +27,7 @@ from file_service.errors import (
     OffsetMismatch,
     TooLarge,
     Unavailable,
+    UploadBusy,
     UploadExpired,
     UploadNotFound,
 )
@@ -195,7 +196,8 @@ class Resumable:
     async def concatenate(self, new: NewUpload, manner: Manner, parts: Sequence[str]) -> Upload:
         """Make a file of finished partial uploads, in their order; Malformed for others.
 
-        The same words again mean the same file, as long as it is there: the answer may be lost.
+        The same words again mean the same file, as long as it and its upload are there: the answer
+        may be lost. UploadBusy where a request in the same words has just failed.
         """
         upload = await self._find_same(manner) or await self._begin_final(new, manner, parts)
         if upload.is_finished:
@@ -205,7 +207,13 @@ class Resumable:
                 await to_its_end(self._put_together(hold, parts))
                 return hold.upload
         except UploadNotFound:
-            return await self.find(upload.id)  # finished meanwhile
+            return await self._find_ended(upload.id)
+
+    async def _find_ended(self, upload_id: str) -> Upload:
+        try:
+            return await self.find(upload_id)  # another request has finished it
+        except UploadNotFound:
+            raise UploadBusy("Another request has just failed to put it together.") from None
 
     async def _find_same(self, manner: Manner) -> Upload | None:
         same = await self._rows.find_same(manner)
@@ -221,11 +229,15 @@ class Resumable:
         return True
 
     async def _begin_final(self, new: NewUpload, manner: Manner, parts: Sequence[str]) -> Upload:
+        length = await self._measure(parts)
+        return await self.create(replace(new, length=length), manner)
+
+    async def _measure(self, parts: Sequence[str]) -> int:
+        """Return the bytes of all parts together."""
         uploads = [await self.find(part) for part in parts]
         if not all(each.is_finished and each.manner.is_partial for each in uploads):
             raise Malformed("Only finished partial uploads can be concatenated.")
-        length = sum(each.offset for each in uploads)
-        return await self.create(replace(new, length=length), manner)
+        return sum(each.offset for each in uploads)
 
     async def cancel(self, upload: Upload) -> None:
         """Make the upload not exist, and the file that it may have become."""
@@ -263,7 +275,7 @@ class Resumable:
         check_size(end, self.terms.max_size)
 
     async def _receive(self, hold: Hold, part: Append, chunks: Chunks, tell: Tell | None) -> None:
-        digests = await self._followed.begin(hold.upload)
+        digests = await self._followed.begin(hold.upload, lambda: hold.is_wanted)
         try:
             if part.checksum is None:
                 await self._receive_batches(hold, chunks, digests, tell)
@@ -303,7 +315,7 @@ class Resumable:
         await self._advance(hold, offset)
         return digests
 
-    async def _limit(self, upload: Upload, chunks: Chunks) -> AsyncIterator[Chunk]:
+    async def _limit(self, upload: Upload, chunks: Chunks) -> AsyncGenerator[Chunk, None]:
         """Yield `chunks`, as long as they lie within the upload's length."""
         position = upload.offset
         async for chunk in chunks:
@@ -326,6 +338,7 @@ class Resumable:
             raise LengthMismatch(f"Of {upload.length} bytes, {upload.offset} are there.")
         if upload.manner.is_partial:
             hold.upload = await self._rows.finish(upload, None)
+            self._followed.forget(upload.id)
             return
         digests = await self._followed.finish(upload)
         try:
@@ -337,6 +350,7 @@ class Resumable:
             await self._store.append(upload.id, 0, _nothing())  # never synced until now
         await self._store.commit(upload.id)
         hold.upload = await self._rows.finish(upload, _make_file(upload, digests))
+        self._followed.forget(upload.id)
         await self._drop_stage(upload.id)
 
     async def _drop_stage(self, upload_id: str) -> None:
@@ -348,6 +362,7 @@ class Resumable:
     async def _put_together(self, hold: Hold, parts: Sequence[str]) -> None:
         try:
             if not hold.upload.is_complete:  # else an earlier request got that far
+                await self._look_for(parts)
                 await self._advance(hold, await self._store.concatenate(hold.upload.id, parts))
             await self._finish(hold)
         except Unavailable:
@@ -356,6 +371,13 @@ class Resumable:
             await self._remove(hold.upload.id)
             raise
         await self._rows.expire(parts, datetime.now(UTC) + PART_LIFETIME)
+
+    async def _look_for(self, parts: Sequence[str]) -> None:
+        """Raise Malformed where parts have gone since an earlier request in the same words."""
+        try:
+            await self._measure(parts)
+        except (UploadNotFound, UploadExpired) as error:
+            raise Malformed("A part has been removed, or has expired.") from error
 
     async def _remove(self, upload_id: str) -> None:
         """Take the row away, then the bytes; what cannot be taken yet is left to upkeep."""

@@ -77,9 +77,9 @@ class Buffers:
         """
         for _ in range(len(self._kept)):
             buffer = self._kept.popleft()
-            if not size <= len(buffer) <= self.choose_size():
+            if len(buffer) != self.choose_size():
                 continue
-            if _is_free(buffer):
+            if size <= len(buffer) and _is_free(buffer):
                 return buffer
             self._kept.append(buffer)
         return bytearray(size if new is None else new)

@@ -1,6 +1,7 @@
 """Batches end with their size, their time, their client, and with whoever else wants the upload."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
 import pytest
@@ -32,7 +33,7 @@ class Reading:
 
     def __init__(self, hold: Hold, stream: Arriving, seconds: float = 60.0) -> None:
         self.found: list[bytes] = []
-        self.batches = Batches(stream, hold, size=4, seconds=seconds)
+        self.batches = Batches(aiter(stream), hold, size=4, seconds=seconds)
         self._ended = asyncio.Event()
         self.task = asyncio.create_task(hold.run(self._read(), stream))
 
@@ -139,13 +140,35 @@ async def test_who_does_not_wait_for_its_client_does_not_pass_for_stalled(hold: 
     """The disk is slow, not the client."""
 
     async def read(stream: Arriving) -> None:
-        await anext(aiter(Batches(stream, hold)))
+        await anext(aiter(Batches(aiter(stream), hold)))
         await asyncio.sleep(2 * STALLED_SECONDS)
         hold.want(Wish.IF_STALLED)
 
     stream = Arriving(b"a", is_whole=False)
     await hold.run(read(stream), stream)
     assert not hold.is_wanted
+
+
+async def test_what_is_not_read_any_more_is_let_go_of(hold: Hold) -> None:
+    """At once, and not when somebody collects garbage: a chunk keeps a buffer from being used."""
+    is_closed = False
+
+    async def give() -> AsyncGenerator[bytes, None]:
+        nonlocal is_closed
+        try:
+            while True:
+                yield b"a"
+        finally:
+            is_closed = True
+
+    async def read() -> None:
+        async for batch in Batches(give(), hold):
+            async for _ in batch:
+                hold.want(Wish.AT_ONCE)
+
+    with pytest.raises(UploadLost):
+        await read()
+    assert is_closed
 
 
 async def test_nobody_is_nudged_once_the_request_has_ended(hold: Hold) -> None:

@@ -4,11 +4,12 @@ import asyncio
 import hashlib
 import random
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 
 import pytest
 
+from file_service.core import hashing as module
 from file_service.core.digests import Digests
 from file_service.core.hashing import HERE, MOST_WAITING, Hashing
 from file_service.models import Chunk
@@ -101,6 +102,60 @@ async def test_what_goes_wrong_is_raised_and_nothing_is_hashed_after_it(size: in
         await pass_on(hashing, [bytes(size)])
     assert seen == [size]
     assert Hashing.waiting == 0
+
+
+async def test_what_is_held_counts_and_not_what_of_it_is_hashed() -> None:
+    gate, buffer = Gate(), bytearray(MOST_WAITING + 1)
+    hashing = Hashing(gate.update)
+    passing = asyncio.create_task(pass_on(hashing, [memoryview(buffer)[:HERE]]))
+    try:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert Hashing.waiting == len(buffer)
+        assert not passing.done()
+    finally:
+        gate.opened.set()
+    await passing
+    assert Hashing.waiting == 0
+
+
+@pytest.mark.parametrize("is_queued", [False, True])
+async def test_where_no_thread_can_be_started_chunks_are_hashed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, is_queued: bool
+) -> None:
+    """A pool that fails to grow has queued the call: its older threads take it."""
+    chance = random.Random(1)
+    chunks = [chance.randbytes(HERE + number) for number in range(20)]
+    found = hashlib.sha256()
+    submit = module._hashers.submit
+
+    def fail(call: Callable[[], None]) -> None:
+        if is_queued:
+            submit(call)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(module._hashers, "submit", fail)
+    hashing = Hashing(found.update)
+    await pass_on(hashing, chunks)
+    await asyncio.wait_for(hashing.settle(), 10)
+    assert found.digest() == hashlib.sha256(b"".join(chunks)).digest()
+    assert Hashing.waiting == 0
+
+
+async def test_a_chunk_that_could_not_be_hashed_counts_as_passed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that whoever keeps digests can tell that these are ahead of what is stored."""
+    digests = Digests()
+    monkeypatch.setattr(digests._hashing, "_take", raise_memory_error)
+    with pytest.raises(MemoryError):
+        async for _ in digests.follow(give([b"abc"])):
+            pass
+    assert digests.offset == 3
+
+
+def raise_memory_error(_: Chunk) -> None:
+    raise MemoryError
 
 
 async def test_a_request_that_is_cancelled_leaves_no_chunk_behind() -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -14,16 +15,19 @@ from file_service.catalogue.queries import Catalogue
 from file_service.catalogue.uploads import UploadRows
 from file_service.core import followed as module
 from file_service.core.files import Files
+from file_service.core.holds import Wish
 from file_service.core.resumable import Resumable, Terms
 from file_service.core.upkeep import Settled, Upkeep
 from file_service.errors import (
     CatalogueUnavailable,
     FileServiceError,
+    Malformed,
     NoRoom,
     OffsetMismatch,
     StoreUnavailable,
     Unavailable,
     UploadBusy,
+    UploadLost,
     UploadNotFound,
 )
 from file_service.models import TUS, Append, Manner, NewUpload, Upload
@@ -196,6 +200,57 @@ async def test_another_process_goes_on_and_reads_again_what_it_did_not_see(
     await check_file(catalogue, upload)
 
 
+@pytest.mark.parametrize("sizes", [[100], [50, 50]], ids=["the last chunk", "one before"])
+async def test_digests_that_failed_are_made_anew_from_what_is_stored(
+    catalogue: Catalogue, uploading: Resumable, monkeypatch: pytest.MonkeyPatch, sizes: list[int]
+) -> None:
+    """Of the last chunk it is seen only when somebody asks for the digests."""
+    upload = await add(uploading, await begin(uploading), BODY[:100])
+    digests = uploading._followed._digests[upload.id]
+    monkeypatch.setattr(digests._hashing, "_update", raise_memory_error)
+    with nullcontext() if len(sizes) == 1 else pytest.raises(MemoryError):
+        await add(uploading, upload, *(BODY[100 : 100 + size] for size in sizes))
+    assert digests._hashing.is_broken
+    upload = await uploading.settle(await uploading.find(upload.id))
+    await add(uploading, upload, BODY[upload.offset :])
+    await check_file(catalogue, upload)
+
+
+def raise_memory_error(*_: object) -> None:
+    raise MemoryError
+
+
+async def test_nothing_is_remembered_of_an_upload_that_is_finished(uploading: Resumable) -> None:
+    await add(uploading, await begin(uploading), BODY[:100], BODY[100:])
+    await make_parts(uploading)
+    assert not uploading._followed._digests
+
+
+async def test_who_is_wanted_while_it_reads_again_does_not_read_to_the_end(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows
+) -> None:
+    read: list[int] = []
+
+    class Told:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        async def read_staged(self, key: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+            async for chunk in store.read_staged(key, start, stop):
+                read.append(len(chunk))
+                await uploading._holds._holds[key].run(wish(key), Arriving())
+                yield chunk
+
+    async def wish(key: str) -> None:
+        uploading._holds._holds[key].want(Wish.AT_ONCE)
+
+    other, uploading = make(store, catalogue, rows), make(Told(), catalogue, rows)
+    upload = await add(other, await begin(other, length=2_000_000), bytes(1_000_000))
+    with pytest.raises(UploadLost):
+        await add(uploading, upload, BODY[:100])
+    assert len(read) == 1
+
+
 async def test_reading_again_that_takes_long_is_not_waited_for(
     store: LocalStore, catalogue: Catalogue, rows: UploadRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +262,7 @@ async def test_reading_again_that_takes_long_is_not_waited_for(
         def __getattr__(self, name: str) -> Any:
             return getattr(store, name)
 
-        async def read_staged(self, key: str, start: int, stop: int) -> AsyncIterator[bytes]:
+        async def read_staged(self, key: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
             await go_on.wait()
             async for chunk in store.read_staged(key, start, stop):
                 yield chunk
@@ -313,3 +368,45 @@ async def test_whoever_comes_while_they_are_put_together_waits_for_the_same_file
     assert (await first).id == (await second).id
     assert (await second).is_finished
     await check_file(catalogue, await first)
+
+
+async def test_parts_that_went_meanwhile_end_what_was_begun_with_them(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows
+) -> None:
+    broken = Failing(store, on="concatenate", error=Unavailable("away"))
+    uploading = make(broken, catalogue, rows)
+    parts, manner = await make_parts(uploading)
+    with pytest.raises(Unavailable):
+        await uploading.concatenate(NewUpload(), manner, parts)
+    broken.repair()
+    await uploading.cancel(await uploading.find(parts[1]))
+    with pytest.raises(Malformed):
+        await uploading.concatenate(NewUpload(), manner, parts)
+    assert await rows.find_same(manner) is None
+    assert await rows.sum_reserved() == 0
+
+
+async def test_who_waited_for_one_that_failed_is_told_to_ask_again(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Full:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        async def concatenate(self, key: str, parts: list[str]) -> int:
+            begun.set()
+            await go_on.wait()
+            raise NoRoom("full")
+
+    uploading = make(Full(), catalogue, rows)
+    parts, manner = await make_parts(uploading)
+    first = asyncio.create_task(uploading.concatenate(NewUpload(), manner, parts))
+    await begun.wait()
+    second = asyncio.create_task(uploading.concatenate(NewUpload(), manner, parts))
+    asyncio.get_running_loop().call_later(0.2, go_on.set)
+    with pytest.raises(NoRoom):
+        await first
+    with pytest.raises(UploadBusy):
+        await second

@@ -7,7 +7,7 @@ from io import BytesIO
 import pytest
 
 from file_service.web.connection import Server
-from file_service.web.intake import MOST_SPARE, Buffers
+from file_service.web.intake import MOST_SPARE, Buffers, _is_free
 from tests.conftest import Client, Leftovers, ServiceServer
 from tests.wire import Wire
 
@@ -148,6 +148,7 @@ async def test_so_do_those_of_a_body_that_broke(wire: Wire, client: Client) -> N
     wire.half_close()
     assert (await wire.receive()).status == 400
     assert 0 < len(buffers_of(client)._kept) <= MOST_SPARE
+    assert all(map(_is_free, buffers_of(client)._kept))
 
 
 async def test_a_refused_body_costs_the_next_ones_no_buffer(client: Client) -> None:

@@ -236,6 +236,7 @@ export class Transfer extends EventTarget {
   }
 
   #fail(error) {
+    this.#isCreating = false;
     if (!this.isBusy) return; // paused or cancelled meanwhile
     const failure = explainFailure(error, { size: this.size, limit: this.#limit() });
     this.#become("failed", { failure, remark: "" });

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.conftest import MakeService
 from tests.e2e.conftest import MakePayload, check_link, sqlite_only
@@ -104,6 +104,31 @@ async def test_an_error_page_of_a_proxy_has_words_too(
     await there.choose(make_payload("a.bin", 1000).path)
     await expect(there.row("a.bin")).to_contain_text("The service could not take this file")
     await expect(there.row("a.bin")).to_contain_text("The answer was 418.")
+
+
+async def test_a_creation_that_was_given_up_can_be_tried_again(
+    service: ServiceProcess, there: UploadPage, make_payload: MakePayload
+) -> None:
+    """After an hour of trying; here, after two."""
+
+    async def shorten(route: Route) -> None:
+        answer = await route.fetch()
+        source = await answer.text()
+        assert source.count(DELAYS) == 1
+        await route.fulfill(response=answer, body=source.replace(DELAYS, "[10];"))
+
+    await there.page.route("**/transfer.js", shorten)
+    await there.page.route("**/uploads/", lambda route: route.abort())
+    await there.open(service.url)
+    payload = make_payload("a.bin", 1000)
+    await there.choose(payload.path)
+    await there.see("a.bin", "failed")
+    await there.page.unroute_all()
+    await there.button("Try again a.bin").click()
+    check_link(service, await there.find_link("a.bin"), payload)
+
+
+DELAYS = "[500, 1000, 2000, 5000, 10_000, 20_000, ...Array(120).fill(30_000)];"
 
 
 async def test_a_service_that_is_not_ready_does_not_make_an_upload_begin_anew(

@@ -97,12 +97,22 @@ class Tracer:
         """Stop every thread once, so that its next call is seen."""
         while new := {int(entry.name) for entry in self._tasks()} - self._threads:
             for thread in new:
-                self._ptrace(_SEIZE, thread, _SYSGOOD | _TRACECLONE)
-                self._ptrace(_INTERRUPT, thread)
-            self._threads |= new
+                if self._seize(thread):
+                    self._threads.add(thread)
         waiting = set(self._threads)
         while waiting:
             waiting.discard(self._follow())
+
+    def _seize(self, thread: int) -> bool:
+        """Have a thread stop; False for one that has ended meanwhile."""
+        try:
+            # One that was begun by one of ours is ours from its first moment, and stops by itself.
+            with suppress(PermissionError):
+                self._ptrace(_SEIZE, thread, _SYSGOOD | _TRACECLONE)
+                self._ptrace(_INTERRUPT, thread)
+        except ProcessLookupError:
+            return False
+        return True
 
     def run(self) -> None:
         """Follow the process to its end."""

@@ -115,24 +115,17 @@ def build_app(settings: Settings, identity: str) -> web.Application:
     app = web.Application(middlewares=[watch])
     app.on_response_prepare.append(name_answer)
     app.on_response_prepare.append(allow_origin)
-    app[LIMITS] = Limits(
-        idle_seconds=settings.idle_seconds,
-        min_rate=settings.min_rate,
-        form_parts=settings.max_form_parts,
-        form_fields=settings.max_form_fields,
-    )
-    app[PUBLIC] = Public(
-        url=settings.public_url,
-        origins=frozenset(settings.cors_origins),
-        proxies=settings.trusted_proxies,
-        forwarded_header=settings.forwarded_header,
-    )
+    app[LIMITS], app[PUBLIC] = _make_limits(settings), _make_public(settings)
     add_routes(app, has_metrics=settings.metrics)
 
     async def hold_parts(app: web.Application) -> AsyncIterator[None]:
         async with open_parts(settings, identity) as parts:
             app[UPLOADS] = Uploads(
-                parts.store, parts.catalogue, parts.upkeep, max_size=settings.max_size
+                parts.store,
+                parts.catalogue,
+                parts.uploads,
+                parts.upkeep,
+                max_size=settings.max_size,
             )
             app[FILES] = Files(parts.store, parts.catalogue, parts.uploads)
             app[RESUMABLE] = Resumable(
@@ -157,3 +150,21 @@ def build_app(settings: Settings, identity: str) -> web.Application:
 
     app.cleanup_ctx.append(hold_parts)
     return app
+
+
+def _make_limits(settings: Settings) -> Limits:
+    return Limits(
+        idle_seconds=settings.idle_seconds,
+        min_rate=settings.min_rate,
+        form_parts=settings.max_form_parts,
+        form_fields=settings.max_form_fields,
+    )
+
+
+def _make_public(settings: Settings) -> Public:
+    return Public(
+        url=settings.public_url,
+        origins=frozenset(settings.cors_origins),
+        proxies=settings.trusted_proxies,
+        forwarded_header=settings.forwarded_header,
+    )

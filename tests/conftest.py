@@ -144,8 +144,8 @@ def upkeep(store: LocalStore, catalogue: Catalogue, rows: UploadRows) -> Upkeep:
 
 
 @pytest.fixture
-def uploads(store: LocalStore, catalogue: Catalogue, upkeep: Upkeep) -> Uploads:
-    return Uploads(store, catalogue, upkeep)
+def uploads(store: LocalStore, catalogue: Catalogue, rows: UploadRows, upkeep: Upkeep) -> Uploads:
+    return Uploads(store, catalogue, rows, upkeep)
 
 
 @pytest.fixture

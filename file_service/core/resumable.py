@@ -17,6 +17,7 @@ from file_service.core.files import Files
 from file_service.core.followed import Followed
 from file_service.core.holds import Hold, Holds, Wish
 from file_service.core.names import guess_media_type, is_id
+from file_service.core.room import Room
 from file_service.errors import (
     DigestMismatch,
     FileNotFound,
@@ -83,20 +84,17 @@ class Resumable:
         self._files = files
         self._holds = Holds(store, rows, keep_seconds=self.terms.keep_seconds)
         self._followed = Followed(store)
+        self._room = Room(store, rows)
 
     async def close(self) -> None:
         """Let go of every upload that is in hand."""
         await self._holds.close()
 
     async def create(self, new: NewUpload, manner: Manner) -> Upload:
-        """Make an upload that has no bytes yet.
-
-        TooLarge, NoRoom or Unavailable where it cannot succeed: what others have declared, and not
-        sent yet, is theirs.
-        """
+        """Make an upload that has no bytes yet; TooLarge, NoRoom or Unavailable."""
         check_size(new.length, self.terms.max_size)
         await self._catalogue.admit()
-        await self._store.admit((new.length or 0) + await self._rows.sum_reserved())
+        await self._room.admit(new.length)
         now = datetime.now(UTC)
         upload = Upload(
             id=str(uuid4()),
@@ -121,7 +119,8 @@ class Resumable:
             upload = self._holds.find_idle(upload_id) or await self._rows.get(upload_id)
         except UploadNotFound as error:
             return await self._find_file(upload_id, error)
-        if not upload.is_finished and upload.expires_at <= datetime.now(UTC):
+        is_file = upload.is_finished and not upload.manner.is_partial
+        if not is_file and upload.expires_at <= datetime.now(UTC):
             raise UploadExpired("The upload was not gone on with in time.")
         return upload
 
@@ -171,7 +170,8 @@ class Resumable:
     ) -> Upload:
         """Add a stream at the upload's offset, and finish it where they are its last.
 
-        What arrives before an error is kept, unless it has a checksum to meet. OffsetMismatch,
+        What arrives before an error is kept, unless it has a checksum to meet, or is too much.
+        OffsetMismatch,
         LengthMismatch, TooLarge, ChecksumMismatch; UploadLost where a newer request has taken the
         upload, UploadBusy where an older one keeps it. `tell` hears of every offset on the way.
         """
@@ -187,7 +187,11 @@ class Resumable:
     ) -> Upload:
         async with self._holds.hold(upload.id, Wish.IF_STALLED) as hold:
             await self._declare(hold, part)
-            await hold.run(self._receive(hold, part, stream, tell), stream)
+            try:
+                await hold.run(self._receive(hold, part, stream, tell), stream)
+            except TooLarge:
+                await to_its_end(self._advance(hold, part.offset))  # none of it is wanted
+                raise
             if hold.upload.is_complete or part.is_last:
                 await to_its_end(self._finish(hold))
             hold.keeps = True
@@ -260,18 +264,20 @@ class Resumable:
         upload = hold.upload
         if part.offset != upload.offset:
             raise OffsetMismatch(upload.offset, part.offset)
-        length = part.declared_length
-        if length is not None and length != upload.length:
-            if upload.length is not None or length < upload.offset:
-                raise LengthMismatch("The length is not the one that was declared before.")
-            check_size(length, self.terms.max_size)
-            hold.upload = await self._rows.declare(upload, length)
+        length = upload.length if part.declared_length is None else part.declared_length
+        _check_declared(upload, length)
         if part.size is not None:
-            self._check_end(hold.upload, part.offset + part.size)
+            self._check_end(length, part.offset + part.size)
+            if part.is_last and length != part.offset + part.size:
+                raise LengthMismatch("The last request does not end where the upload does.")
+        if length is not None and upload.length is None:
+            check_size(length, self.terms.max_size)
+            await self._room.admit(length - upload.offset)
+            hold.upload = await self._rows.declare(upload, length)
 
-    def _check_end(self, upload: Upload, end: int) -> None:
-        if upload.length is not None and end > upload.length:
-            raise TooLarge(f"The upload has a length of {upload.length} bytes.")
+    def _check_end(self, length: int | None, end: int) -> None:
+        if length is not None and end > length:
+            raise TooLarge(f"The upload has a length of {length} bytes.")
         check_size(end, self.terms.max_size)
 
     async def _receive(self, hold: Hold, part: Append, chunks: Chunks, tell: Tell | None) -> None:
@@ -320,7 +326,7 @@ class Resumable:
         position = upload.offset
         async for chunk in chunks:
             position += len(chunk)
-            self._check_end(upload, position)
+            self._check_end(upload.length, position)
             yield chunk
 
     async def _advance(self, hold: Hold, offset: int) -> None:
@@ -396,11 +402,20 @@ def _add_nothing(upload: Upload, part: Append) -> Upload:
     """Take a request that adds nothing to an upload that is finished: an answer may be lost."""
     if upload.manner.is_final:
         raise NotAppendable("The upload is made of others.")
+    _check_declared(upload, part.length)
     if part.offset != upload.offset:
         raise OffsetMismatch(upload.offset, part.offset)
     if part.size != 0:
         raise TooLarge(f"The upload has all its {upload.offset} bytes.")
     return upload
+
+
+def _check_declared(upload: Upload, length: int | None) -> None:
+    """Raise LengthMismatch for a length that cannot be the upload's."""
+    if length is None or length == upload.length:
+        return
+    if upload.length is not None or length < upload.offset:
+        raise LengthMismatch("The length is not the one that was declared before.")
 
 
 async def _nothing() -> AsyncIterator[bytes]:

@@ -8,8 +8,10 @@ from uuid import uuid4
 
 from file_service.blobs.store import BlobStore
 from file_service.catalogue.queries import Catalogue
+from file_service.catalogue.uploads import UploadRows
 from file_service.core.digests import Measured, check_size
 from file_service.core.names import guess_media_type
+from file_service.core.room import Room
 from file_service.core.upkeep import Upkeep
 from file_service.errors import FileServiceError, Malformed, OutcomeUnknown, StoreUnavailable
 from file_service.models import Chunks, File, NewUpload, Parts
@@ -29,12 +31,14 @@ class Uploads:
         self,
         store: BlobStore,
         catalogue: Catalogue,
+        rows: UploadRows,
         upkeep: Upkeep,
         *,
         max_size: int | None = None,
     ) -> None:
         self._store = store
         self._catalogue = catalogue
+        self._room = Room(store, rows)
         self._upkeep = upkeep
         self._max_size = max_size
 
@@ -61,7 +65,10 @@ class Uploads:
         where it `is_put`.
         """
         await self._catalogue.admit()
-        await self._store.admit(length, is_put=is_put)
+        if is_put:
+            await self._store.admit(length, is_put=True)
+        else:
+            await self._room.admit(length)
         batch = _Batch(self._store, self._catalogue, self._max_size)
         try:
             async for new, chunks in parts:

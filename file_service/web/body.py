@@ -31,7 +31,9 @@ RECEIVED = Counter("received_bytes", "Bytes of bodies that arrived, stored in th
 # Headers that mean one thing (RFC 9110 §5.3): which of two lines is meant, nobody can know.
 _SINGLE = (
     "Content-Disposition", "Content-Range", "Content-Type", "If-Modified-Since", "If-Range",
-    "If-Unmodified-Since", "Range",
+    "If-Unmodified-Since", "Range", "Tus-Resumable", "Upload-Checksum", "Upload-Complete",
+    "Upload-Concat", "Upload-Defer-Length", "Upload-Draft-Interop-Version", "Upload-Length",
+    "Upload-Metadata", "Upload-Offset", "X-HTTP-Method-Override",
 )  # fmt: skip
 
 

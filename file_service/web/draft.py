@@ -4,7 +4,15 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import HttpVersion11, web
 
-from file_service.errors import Malformed, TooLarge, WrongMediaType
+from file_service.errors import (
+    ChecksumMismatch,
+    DigestMismatch,
+    FileServiceError,
+    LengthMismatch,
+    Malformed,
+    TooLarge,
+    WrongMediaType,
+)
 from file_service.models import IETF, OLDER, Append, Manner, NewUpload, Upload
 from file_service.web import body
 from file_service.web.keys import CREATED, DIALECT, RESUMABLE
@@ -14,6 +22,7 @@ from file_service.web.resumption import (
     choose_name,
     format_limits,
     parse_boolean,
+    parse_content_digest,
     parse_integer,
     parse_metadata,
 )
@@ -29,6 +38,11 @@ def is_creation(request: web.Request) -> bool:
     return parse_boolean(request.headers.get("Upload-Complete")) is not None
 
 
+def brings_part(request: web.Request) -> bool:
+    """Whether what comes with a creation is not the whole."""
+    return parse_boolean(request.headers.get("Upload-Complete")) is False
+
+
 def format_options(request: web.Request) -> dict[str, str]:
     """Return the headers that tell a client of the draft what it may do."""
     return {"Upload-Limit": _format_limits(request, None)}
@@ -41,16 +55,41 @@ async def create(request: web.Request, new: NewUpload) -> web.Response:
     length = parse_integer(request.headers.get("Upload-Length"))
     interop = parse_integer(request.headers.get(INTEROP))
     manner = Manner(dialect=IETF, interop=interop)
-    part = Append(offset=0, size=_get_size(request), length=length, is_last=is_last)
+    part = Append(
+        offset=0,
+        size=_get_size(request),
+        length=length,
+        is_last=is_last,
+        # Of the whole it is a digest like any other, which an interruption does no harm.
+        checksum=None if is_last else parse_content_digest(request.headers),
+    )
     resumable = request.app[RESUMABLE]
     upload = await resumable.create(_name(request, new, part.declared_length), manner)
     request[CREATED] = format_upload_url(request, upload)
     with resumable.coming(upload.id):
         await _send_interim(request, upload, {"Location": request[CREATED]})
-        upload = await resumable.append(
+        upload = await _add(request, upload, part, (TooLarge, LengthMismatch))
+    return await _render(request, upload)
+
+
+async def _add(
+    request: web.Request,
+    upload: Upload,
+    part: Append,
+    hopeless: tuple[type[FileServiceError], ...],
+) -> Upload:
+    """Add bytes; after an error that is `hopeless` the upload is of no use any more, and goes."""
+    resumable = request.app[RESUMABLE]
+    try:
+        return await resumable.append(
             upload, part, body.prompt_body(request), tell=_teller(request, upload)
         )
-    return await _render(request, upload)
+    except ChecksumMismatch as error:
+        raise DigestMismatch("Content-Digest") from error  # 460 is a word of tus
+    except hopeless:
+        request.pop(CREATED, None)
+        await resumable.cancel(upload)
+        raise
 
 
 def _name(request: web.Request, new: NewUpload, length: int | None) -> NewUpload:
@@ -70,14 +109,7 @@ def _name(request: web.Request, new: NewUpload, length: int | None) -> NewUpload
 async def append(request: web.Request, upload: Upload) -> web.Response:
     """Add what a PATCH brings; replay the last answer where the upload is finished."""
     part = _parse_append(request, upload)
-    resumable = request.app[RESUMABLE]
-    try:
-        upload = await resumable.append(
-            upload, part, body.prompt_body(request), tell=_teller(request, upload)
-        )
-    except TooLarge:
-        await resumable.cancel(upload)  # §4.4: more than declared; it is of no use any more
-        raise
+    upload = await _add(request, upload, part, (TooLarge,))  # §4.4: more than declared
     return await _render(request, upload)
 
 
@@ -90,7 +122,13 @@ def _parse_append(request: web.Request, upload: Upload) -> Append:
     length = parse_integer(request.headers.get("Upload-Length"))
     if offset is None or (is_last is None and not (is_older and length is not None)):
         raise Malformed("Upload-Offset and Upload-Complete must be there.")
-    return Append(offset=offset, size=_get_size(request), is_last=bool(is_last), length=length)
+    return Append(
+        offset=offset,
+        size=_get_size(request),
+        is_last=bool(is_last),
+        length=length,
+        checksum=parse_content_digest(request.headers),
+    )
 
 
 def _get_size(request: web.Request) -> int | None:

@@ -8,12 +8,13 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
-from file_service.core.digests import CHECKSUMS
+from file_service.core.digests import ALGORITHMS, CHECKSUMS
 from file_service.core.names import parse_name
 from file_service.errors import Malformed, UploadNotFound
 from file_service.models import TUS, Checksum, Upload
-from file_service.web.headers import parse_media_type
+from file_service.web.headers import combine, parse_digests, parse_media_type
 from file_service.web.keys import DIALECT
 
 TUS_VERSION = "1.0.0"
@@ -109,6 +110,19 @@ def parse_checksum(value: str | None) -> Checksum | None:
     if not digest:
         raise Malformed("Upload-Checksum has no value.")
     return Checksum(algorithm=algorithm, value=digest)
+
+
+def parse_content_digest(headers: CIMultiDictProxy[str]) -> Checksum | None:
+    """Return what a Content-Digest (RFC 9530 §2) says of the bytes of one request, if anything."""
+    known = parse_digests(combine(headers, "Content-Digest"))
+    for name, value in known.items():
+        return Checksum(algorithm=ALGORITHMS[name], value=value)
+    return None
+
+
+def parse_repr_digest(headers: CIMultiDictProxy[str]) -> dict[str, bytes]:
+    """Return what the whole must hash to, whichever request its bytes come with (§3)."""
+    return parse_digests(combine(headers, "Repr-Digest"))
 
 
 def parse_parts(concat: str) -> list[str]:

@@ -6,8 +6,9 @@ from aiohttp import web
 
 from file_service.core.digests import CHECKSUMS
 from file_service.errors import Malformed, TooLarge, UnknownTusVersion, WrongMediaType
-from file_service.models import TUS, Append, Manner, NewUpload, Upload
+from file_service.models import TUS, Append, Checksum, Manner, NewUpload, Upload
 from file_service.web import body
+from file_service.web.headers import combine, parse_wanted_digests
 from file_service.web.keys import CREATED, DIALECT, RESUMABLE
 from file_service.web.render import format_upload_url
 from file_service.web.resumption import (
@@ -15,9 +16,11 @@ from file_service.web.resumption import (
     choose_media_type,
     choose_name,
     parse_checksum,
+    parse_content_digest,
     parse_count,
     parse_metadata,
     parse_parts,
+    parse_repr_digest,
 )
 
 BYTES = "application/offset+octet-stream"
@@ -64,6 +67,10 @@ async def create(request: web.Request) -> web.Response:
         media_type=choose_media_type(metadata),
         length=None if manner.is_final else _parse_length(request),
         metadata=metadata,
+        digests=parse_repr_digest(request.headers),
+        wanted_digests=frozenset(
+            parse_wanted_digests(combine(request.headers, "Want-Repr-Digest"))
+        ),
     )
     if manner.is_final:
         return await _concatenate(request, new, manner)
@@ -73,8 +80,19 @@ async def create(request: web.Request) -> web.Response:
     upload = await request.app[RESUMABLE].create(new, manner)
     request[CREATED] = format_upload_url(request, upload)
     if part.size != 0 or upload.is_complete:
-        upload = await request.app[RESUMABLE].append(upload, part, body.prompt_body(request))
+        upload = await _add_first(request, upload, part)
     return _render_created(upload)
+
+
+async def _add_first(request: web.Request, upload: Upload, part: Append) -> Upload:
+    """Add the bytes that came with a creation; it comes to nothing where they are too many."""
+    resumable = request.app[RESUMABLE]
+    try:
+        return await resumable.append(upload, part, body.prompt_body(request))
+    except TooLarge:
+        request.pop(CREATED, None)
+        await resumable.cancel(upload)
+        raise
 
 
 def _parse_length(request: web.Request) -> int | None:
@@ -93,12 +111,18 @@ def _parse_first(request: web.Request) -> Append:
     return Append(
         offset=0,
         size=request.content_length if has_bytes else 0,
-        checksum=parse_checksum(request.headers.get("Upload-Checksum")),
+        checksum=_parse_checksum(request),
     )
 
 
+def _parse_checksum(request: web.Request) -> Checksum | None:
+    sent = parse_checksum(request.headers.get("Upload-Checksum"))
+    return sent or parse_content_digest(request.headers)
+
+
 async def _concatenate(request: web.Request, new: NewUpload, manner: Manner) -> web.Response:
-    if "Upload-Length" in request.headers or request.content_length:
+    has_bytes = request.body_exists and request.content_length != 0
+    if "Upload-Length" in request.headers or has_bytes:
         raise Malformed("What is made of other uploads has neither a length nor bytes of its own.")
     parts = parse_parts(manner.concat or "")
     upload = await request.app[RESUMABLE].concatenate(new, manner, parts)
@@ -125,7 +149,7 @@ def parse_append(request: web.Request) -> Append:
         offset=offset,
         size=request.content_length if request.body_exists else 0,
         length=parse_count(request.headers, "Upload-Length"),
-        checksum=parse_checksum(request.headers.get("Upload-Checksum")),
+        checksum=_parse_checksum(request),
     )
 
 

@@ -25,6 +25,7 @@ from file_service.web.headers import (
     parse_wanted_digests,
 )
 from file_service.web.keys import FILES, LIMITS, UPLOADS
+from file_service.web.resumption import parse_repr_digest
 
 FORM = "multipart/form-data"
 
@@ -77,11 +78,15 @@ async def _post_form(request: web.Request) -> web.Response:
 def _parse_new_upload(request: web.Request, name: str | None) -> NewUpload:
     body.check_encoding(request)
     _check_whole(request)
+    if draft.brings_part(request):  # whose own digest is not that of the file
+        digests = parse_repr_digest(request.headers)
+    else:
+        digests = _parse_digests(request)
     return NewUpload(
         name=name,
         media_type=_declared(request.headers.get("Content-Type")),
         length=request.content_length,
-        digests=_parse_digests(request),
+        digests=digests,
         wanted_digests=_parse_wanted(request),
         is_at_hand=body.is_at_hand(request),
     )

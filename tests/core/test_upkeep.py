@@ -152,12 +152,17 @@ async def test_settling_from_several_sides_at_once_settles_once(
 
 @pytest.mark.parametrize("is_known", [False, True])
 async def test_an_unknown_outcome_is_settled_by_the_upkeep(
-    store: LocalStore, catalogue: Catalogue, upkeep: Upkeep, folder: Path, is_known: bool
+    store: LocalStore,
+    catalogue: Catalogue,
+    rows: UploadRows,
+    upkeep: Upkeep,
+    folder: Path,
+    is_known: bool,
 ) -> None:
     lost = Failing(
         catalogue, on="add_files", error=OutcomeUnknown(["id"], "no answer"), after=is_known
     )
-    uploads = Uploads(store, lost, upkeep)  # type: ignore[arg-type]  # a double of the catalogue
+    uploads = Uploads(store, lost, rows, upkeep)  # type: ignore[arg-type]  # a double of the catalogue
     with pytest.raises(OutcomeUnknown):
         await uploads.store(NewUpload(), stream(b"content"))
     running = asyncio.create_task(upkeep.run())

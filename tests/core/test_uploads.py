@@ -54,24 +54,30 @@ async def test_a_stored_file_is_measured_as_it_passes(
 async def test_when_the_store_fails_nothing_is_left(
     store: LocalStore,
     catalogue: Catalogue,
+    rows: UploadRows,
     upkeep: Upkeep,
     uploads: Uploads,
     tmp_path: Path,
     call: str,
     error: Exception,
 ) -> None:
-    uploads = Uploads(Failing(store, on=call, error=error), catalogue, upkeep)
+    uploads = Uploads(Failing(store, on=call, error=error), catalogue, rows, upkeep)
     with pytest.raises(type(error)):
         await uploads.store_all(two_files())
     assert lying_in(tmp_path / "files") == []
 
 
 async def test_when_the_catalogue_refuses_nothing_is_left(
-    store: LocalStore, catalogue: Catalogue, upkeep: Upkeep, uploads: Uploads, tmp_path: Path
+    store: LocalStore,
+    catalogue: Catalogue,
+    rows: UploadRows,
+    upkeep: Upkeep,
+    uploads: Uploads,
+    tmp_path: Path,
 ) -> None:
     refusing = Failing(catalogue, on="add_files", error=CatalogueUnavailable("away"))
     with pytest.raises(CatalogueUnavailable):
-        await Uploads(store, refusing, upkeep).store_all(two_files())  # type: ignore[arg-type]
+        await Uploads(store, refusing, rows, upkeep).store_all(two_files())  # type: ignore[arg-type]
     assert lying_in(tmp_path / "files") == []
 
 
@@ -79,6 +85,7 @@ async def test_when_the_catalogue_refuses_nothing_is_left(
 async def test_when_the_outcome_is_unknown_nothing_is_deleted_on_a_guess(
     store: LocalStore,
     catalogue: Catalogue,
+    rows: UploadRows,
     upkeep: Upkeep,
     uploads: Uploads,
     tmp_path: Path,
@@ -88,7 +95,7 @@ async def test_when_the_outcome_is_unknown_nothing_is_deleted_on_a_guess(
         catalogue, on="add_files", error=OutcomeUnknown(["id"], "no answer"), after=committed
     )
     with pytest.raises(OutcomeUnknown):
-        await Uploads(store, lost, upkeep).store(NewUpload(), stream(b"x"))  # type: ignore[arg-type]
+        await Uploads(store, lost, rows, upkeep).store(NewUpload(), stream(b"x"))  # type: ignore[arg-type]
     stage, blob = lying_in(tmp_path / "files")
     assert stage == blob
     if committed:
@@ -114,11 +121,11 @@ async def test_a_cancelled_upload_leaves_nothing(
 
 
 async def test_a_declared_length_over_the_limit_is_refused_before_a_byte(
-    store: LocalStore, catalogue: Catalogue, upkeep: Upkeep, uploads: Uploads
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, upkeep: Upkeep, uploads: Uploads
 ) -> None:
     body = stream(b"x")
     with pytest.raises(TooLarge):
-        await Uploads(store, catalogue, upkeep, max_size=10).store(NewUpload(length=11), body)
+        await Uploads(store, catalogue, rows, upkeep, max_size=10).store(NewUpload(length=11), body)
     assert await anext(body) == b"x"
 
 
@@ -132,7 +139,7 @@ async def test_nothing_to_store_is_malformed(uploads: Uploads) -> None:
 
 
 async def test_a_cancelled_publication_goes_through(
-    store: LocalStore, catalogue: Catalogue, upkeep: Upkeep, tmp_path: Path
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, upkeep: Upkeep, tmp_path: Path
 ) -> None:
     """Rolled back, it would leave a row without bytes."""
     reached, go_on = asyncio.Event(), asyncio.Event()
@@ -144,7 +151,7 @@ async def test_a_cancelled_publication_goes_through(
             await catalogue.add_files(files)
 
     slow = Slow(catalogue, on="", error=AssertionError())
-    uploads = Uploads(store, slow, upkeep)  # type: ignore[arg-type]  # a double of the catalogue
+    uploads = Uploads(store, slow, rows, upkeep)  # type: ignore[arg-type]  # a double of the catalogue
     task = asyncio.create_task(uploads.store(NewUpload(), stream(b"content")))
     await reached.wait()
     task.cancel()
@@ -158,11 +165,11 @@ async def test_a_cancelled_publication_goes_through(
 
 
 async def test_a_commit_that_fails_with_the_link_made_leaves_no_orphan(
-    store: LocalStore, catalogue: Catalogue, upkeep: Upkeep, tmp_path: Path
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, upkeep: Upkeep, tmp_path: Path
 ) -> None:
     failing = Failing(store, on="commit", error=StoreUnavailable("EIO"), after=True)
     with pytest.raises(StoreUnavailable):
-        await Uploads(failing, catalogue, upkeep).store(NewUpload(), stream(b"content"))
+        await Uploads(failing, catalogue, rows, upkeep).store(NewUpload(), stream(b"content"))
     assert lying_in(tmp_path / "files") == []
 
 
@@ -182,10 +189,10 @@ class Robbed:
 
 
 async def test_an_upload_whose_bytes_were_settled_away_is_not_acknowledged(
-    store: LocalStore, catalogue: Catalogue, upkeep: Upkeep
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, upkeep: Upkeep
 ) -> None:
     robbed: Any = Robbed(store)
-    uploads = Uploads(robbed, catalogue, upkeep)
+    uploads = Uploads(robbed, catalogue, rows, upkeep)
     with pytest.raises(StoreUnavailable, match="dead process"):
         await uploads.store(NewUpload(), stream(b"x"))
     assert await catalogue.count_files() == (0, 0)

@@ -106,12 +106,12 @@ class CuttingProxy:
         finally:
             for way in ways:
                 way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
             _cut(to_server)
             if cut_after is None:
                 to_client.close()
             else:
                 _cut(to_client)
+            await asyncio.gather(*ways, return_exceptions=True)  # last: it can be cancelled
 
     async def _send(
         self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter, cut_after: int | None

@@ -5,6 +5,7 @@ import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,6 +13,7 @@ from playwright.async_api import Route, expect
 
 from tests.conftest import MakeService
 from tests.e2e.conftest import MakePayload, ask_once, check_link, sqlite_only
+from tests.e2e.stored import make_database
 from tests.e2e.upload_page import MB, UploadPage
 from tests.processes import ServiceProcess
 
@@ -244,6 +246,38 @@ async def test_after_a_reload_the_same_file_chosen_again_goes_on(
     check_link(service, await clean.find_link("film.mp4"), payload)
     assert clean.find_offsets()[1] > MB
     assert len(clean.find_uploads()) == 1
+
+
+@pytest.fixture
+def pair(
+    request: pytest.FixtureRequest, make_service: MakeService, tmp_path: Path
+) -> ServiceProcess:
+    """Two workers on PostgreSQL, where all else here has one on SQLite."""
+    url = make_database(request, "postgresql", tmp_path)
+    return make_service("--workers", "2", "--database-url", url)
+
+
+async def test_two_files_go_on_after_a_reload_at_two_workers_on_postgresql(
+    pair: ServiceProcess, clean: UploadPage, make_payload: MakePayload
+) -> None:
+    payloads = [make_payload(name, 6 * MB) for name in ("film.mp4", "отчёт.pdf")]
+    await clean.open(pair.url, speed=MB)
+    await clean.choose(*(each.path for each in payloads))
+    for each in payloads:
+        await clean.see_some_sent(each.path.name, 0.3)
+    await clean.page.reload()
+    for each in payloads:
+        await clean.see(each.path.name, "unfinished")
+    await clean.throttle(-1)
+    for each in payloads:
+        async with clean.page.expect_file_chooser() as waiting:
+            await clean.button(f"Choose again {each.path.name}").click()
+        await (await waiting.value).set_files(each.path)
+    for each in payloads:
+        check_link(pair, await clean.find_link(each.path.name), each)
+    assert clean.find_offsets()[:2] == [0, 0]
+    assert min(clean.find_offsets()[2:]) > MB
+    assert len(clean.find_uploads()) == 2
 
 
 async def test_another_file_chosen_for_an_unfinished_one_is_not_taken_for_it(

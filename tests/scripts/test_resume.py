@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import Leftovers, MakeService
 from tests.cutting_proxy import CuttingProxy, cutting
+from tests.e2e.stored import IDS, VARIANTS, make_database
 from tests.processes import ServiceProcess, service_environment
 from tests.scripts.test_upload import Completed, _run_on_terminal, command, run
 from tests.scripts.tus_peer import ID, TusPeer
@@ -29,10 +30,22 @@ UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 SLACK = 300_000
 
 
+# What the script can tell one variant from the other by: who answers where it goes on.
+every_variant = pytest.mark.parametrize(
+    ("database_url", "service"), VARIANTS, ids=IDS, indirect=True
+)
+
+
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """The embedded catalogue: the script cannot tell one from the other."""
-    return f"sqlite:///{tmp_path}/catalogue.db"
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The embedded catalogue, unless a test names another."""
+    return make_database(request, getattr(request, "param", "sqlite"), tmp_path)
+
+
+@pytest.fixture
+def service(request: pytest.FixtureRequest, make_service: MakeService) -> ServiceProcess:
+    """One worker, unless a test names another number."""
+    return make_service("--workers", getattr(request, "param", "1"))
 
 
 @pytest.fixture
@@ -120,6 +133,7 @@ def wire(service: ServiceProcess) -> Iterator[CuttingProxy]:
 # ── interrupted, and started again ──
 
 
+@every_variant
 @pytest.mark.parametrize("flags", [["--resume"], ["--parallel", "4"]], ids=["whole", "parts"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_run_started_again_sends_only_the_rest(
@@ -144,6 +158,7 @@ def test_an_interrupted_run_started_again_sends_only_the_rest(
     assert [path for path in remembered(state) if path.suffix == ".json"] == []
 
 
+@every_variant
 def test_parts_begun_as_four_stay_four(
     service: ServiceProcess, wire: CuttingProxy, file: Path
 ) -> None:
@@ -252,6 +267,7 @@ def test_a_server_killed_and_started_again_in_the_middle_is_waited_for(
     check_stored(second, out.strip(), file)
 
 
+@every_variant
 @pytest.mark.parametrize("flags", [["--resume"], ["--parallel", "3"]], ids=["whole", "parts"])
 def test_connections_that_break_are_made_again_and_nothing_is_sent_twice(
     service: ServiceProcess, file: Path, flags: list[str]

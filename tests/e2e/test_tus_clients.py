@@ -328,7 +328,7 @@ def test_a_client_whose_connections_are_killed_goes_on_by_itself(
     options: dict[str, Any] = {"protocol": protocol, "retryDelays": [0, 50, 100, 200]}
     options |= {"chunkSize": chunk} if chunk else {}
     # More than is needed: one has the creation alone, where the client opens one for each request;
-    # and at two workers one may end with a refusal, while the other worker still has the upload.
+    # and at two workers one may end with a 409, as the other was still at what came before.
     with cutting(service.url, cuts=[900_000, 700_000, *[600_000] * 6]) as proxy:
         report = tus(payload, url=proxy.url, options=options)
     assert proxy.cut_connections >= 2

@@ -56,15 +56,15 @@ class Digests:
         other._hashes = {name: each.copy() for name, each in self._hashes.items()}
         return other
 
-    def hexdigest(self, algorithm: str) -> str | None:
-        """Return a digest in hex, None for one that was not asked for."""
-        found = self._hashes.get(algorithm)
-        return None if found is None else found.hexdigest()
+    def in_hex(self) -> dict[str, str]:
+        """Return the digests in hex, by the names of their algorithms."""
+        return {name: each.hexdigest() for name, each in self._hashes.items()}
 
     def verify(self, expected: Mapping[str, bytes]) -> None:
         """Raise DigestMismatch unless the bytes are those `expected`."""
+        known = self.in_hex()
         for name, digest in expected.items():
-            if self.hexdigest(name) != digest.hex():
+            if known[name] != digest.hex():
                 raise DigestMismatch(name)
 
     def _update(self, chunk: Chunk) -> None:
@@ -73,11 +73,11 @@ class Digests:
 
 
 class Measured:
-    """`chunks`, passed on unchanged while `size` (bytes) grows with them, and digests are verified.
+    """`chunks`, passed on unchanged while their `digests` grow with them, and are verified.
 
-    Computes SHA-256, and every other algorithm (a key of ALGORITHMS) that is wanted or expected;
-    all are known at the end. Raises TooLarge with the chunk that takes the size past `limit`,
-    DigestMismatch at the end of chunks that are not those `expected`.
+    Those are SHA-256 and every other algorithm (a key of ALGORITHMS) that is wanted or expected;
+    all are settled at the end. Raises TooLarge with the chunk that takes their size past `limit`
+    (bytes), DigestMismatch at the end of chunks that are not those `expected`.
     """
 
     def __init__(
@@ -91,24 +91,18 @@ class Measured:
         self._chunks = chunks
         self._limit = limit
         self._expected = expected or {}
-        self._digests = Digests({*wanted, *self._expected})
-        self.size = 0
+        self.digests = Digests({*wanted, *self._expected})
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
-        async for chunk in self._digests.follow(self._count()):
+        async for chunk in self.digests.follow(self._cap()):
             yield chunk
-        await self._digests.settle()
-        self._digests.verify(self._expected)
+        await self.digests.settle()
+        self.digests.verify(self._expected)
 
-    async def _count(self) -> AsyncIterator[Chunk]:
+    async def _cap(self) -> AsyncIterator[Chunk]:
         async for chunk in self._chunks:
-            self.size += len(chunk)
-            check_size(self.size, self._limit)
+            check_size(self.digests.offset + len(chunk), self._limit)
             yield chunk
-
-    def hexdigest(self, algorithm: str) -> str | None:
-        """Return a digest of what has passed in hex, None for one that was not asked for."""
-        return self._digests.hexdigest(algorithm)
 
 
 def check_size(size: int | None, limit: int | None) -> None:

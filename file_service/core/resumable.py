@@ -1,57 +1,36 @@
 """Resumable: uploads in many requests; every offset that is told is durable."""
 
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from math import inf
 from uuid import uuid4
 
 from file_service.blobs.store import BlobStore
 from file_service.catalogue.queries import Catalogue
 from file_service.catalogue.uploads import UploadRows
-from file_service.core.batches import Batches
-from file_service.core.digests import Digests, Summed, check_size
+from file_service.core.digests import check_size
+from file_service.core.endings import Endings
 from file_service.core.files import Files
 from file_service.core.followed import Followed
 from file_service.core.holds import Hold, Holds, Wish
-from file_service.core.names import guess_media_type, is_id
+from file_service.core.names import is_id
+from file_service.core.receiver import Receiver, Tell, add_nothing
 from file_service.core.room import Room
 from file_service.errors import (
-    DigestMismatch,
     FileNotFound,
     FileServiceError,
-    LengthMismatch,
     Malformed,
-    NotAppendable,
-    OffsetMismatch,
-    TooLarge,
     Unavailable,
     UploadBusy,
     UploadExpired,
     UploadNotFound,
 )
-from file_service.models import (
-    Append,
-    Checksum,
-    Chunk,
-    Chunks,
-    File,
-    Manner,
-    NewUpload,
-    Stream,
-    Upload,
-)
+from file_service.models import Append, File, Manner, NewUpload, Stream, Upload
 from file_service.tasks import to_its_end
-
-logger = logging.getLogger(__name__)
 
 # How long parts are kept once they were put together: the answer may have been lost.
 PART_LIFETIME = timedelta(minutes=10)
-
-
-Tell = Callable[[int], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +62,17 @@ class Resumable:
         self._rows = rows
         self._files = files
         self._holds = Holds(store, rows, keep_seconds=self.terms.keep_seconds)
-        self._followed = Followed(store)
         self._room = Room(store, rows)
+        followed = Followed(store)
+        self._receiver = Receiver(
+            store,
+            rows,
+            followed,
+            self._room,
+            max_size=self.terms.max_size,
+            lifetime=self.terms.lifetime,
+        )
+        self._endings = Endings(store, catalogue, rows, followed)
 
     async def close(self) -> None:
         """Let go of every upload that is in hand."""
@@ -152,7 +140,7 @@ class Resumable:
         try:
             async with self._holds.hold(upload.id, Wish.AT_ONCE) as hold:
                 if hold.upload.is_complete:
-                    await to_its_end(self._finish(hold))
+                    await to_its_end(self._endings.finish(hold))
                 hold.keeps = True
                 return hold.upload
         except UploadNotFound:
@@ -171,31 +159,42 @@ class Resumable:
         """Add a stream at the upload's offset, and finish it where they are its last.
 
         What arrives before an error is kept, unless it has a checksum to meet, or is too much.
-        OffsetMismatch,
-        LengthMismatch, TooLarge, ChecksumMismatch; UploadLost where a newer request has taken the
-        upload, UploadBusy where an older one keeps it. `tell` hears of every offset on the way.
+        OffsetMismatch, LengthMismatch, TooLarge, ChecksumMismatch; UploadLost where a newer request
+        has taken the upload, UploadBusy where an older one keeps it.
         """
         if upload.is_finished or upload.manner.is_final:
-            return _add_nothing(upload, part)
+            return add_nothing(upload, part)
         try:
             return await self._append(upload, part, stream, tell)
         except UploadNotFound:
-            return _add_nothing(await self.find(upload.id), part)  # finished meanwhile
+            return add_nothing(await self.find(upload.id), part)  # finished meanwhile
 
     async def _append(
         self, upload: Upload, part: Append, stream: Stream, tell: Tell | None
     ) -> Upload:
         async with self._holds.hold(upload.id, Wish.IF_STALLED) as hold:
-            await self._declare(hold, part)
-            try:
-                await hold.run(self._receive(hold, part, stream, tell), stream)
-            except TooLarge:
-                await to_its_end(self._advance(hold, part.offset))  # none of it is wanted
-                raise
+            await self._receiver.declare(hold, part)
+            await self._receiver.receive(hold, part, stream, tell)
             if hold.upload.is_complete or part.is_last:
-                await to_its_end(self._finish(hold))
+                await to_its_end(self._endings.finish(hold))
             hold.keeps = True
             return hold.upload
+
+    async def cancel(self, upload: Upload) -> None:
+        """Make the upload not exist, and the file that it may have become."""
+        if upload.is_finished and not upload.manner.is_partial:
+            await self._files.delete(upload.id)
+        elif upload.is_finished:
+            await to_its_end(self._endings.remove(upload.id))
+        else:
+            async with self._holds.hold(upload.id, Wish.AT_ONCE):
+                await to_its_end(self._endings.remove(upload.id))
+
+    async def get_file(self, upload: Upload) -> File:
+        """Return the file that a finished upload has become."""
+        return await self._files.get(upload.id)
+
+    # ── of others ──
 
     async def concatenate(self, new: NewUpload, manner: Manner, parts: Sequence[str]) -> Upload:
         """Make a file of finished partial uploads, in their order; Malformed for others.
@@ -243,138 +242,17 @@ class Resumable:
             raise Malformed("Only finished partial uploads can be concatenated.")
         return sum(each.offset for each in uploads)
 
-    async def cancel(self, upload: Upload) -> None:
-        """Make the upload not exist, and the file that it may have become."""
-        if upload.is_finished and not upload.manner.is_partial:
-            await self._files.delete(upload.id)
-        elif upload.is_finished:
-            await to_its_end(self._remove(upload.id))
-        else:
-            async with self._holds.hold(upload.id, Wish.AT_ONCE):
-                await to_its_end(self._remove(upload.id))
-
-    async def get_file(self, upload: Upload) -> File:
-        """Return the file that a finished upload has become."""
-        return await self._files.get(upload.id)
-
-    # ── receiving ──
-
-    async def _declare(self, hold: Hold, part: Append) -> None:
-        """Hold what a request says against what is known; write down a length that is new."""
-        upload = hold.upload
-        if part.offset != upload.offset:
-            raise OffsetMismatch(upload.offset, part.offset)
-        length = upload.length if part.declared_length is None else part.declared_length
-        _check_declared(upload, length)
-        if part.size is not None:
-            self._check_end(length, part.offset + part.size)
-            if part.is_last and length != part.offset + part.size:
-                raise LengthMismatch("The last request does not end where the upload does.")
-        if length is not None and upload.length is None:
-            check_size(length, self.terms.max_size)
-            await self._room.admit(length - upload.offset)
-            hold.upload = await self._rows.declare(upload, length)
-
-    def _check_end(self, length: int | None, end: int) -> None:
-        if length is not None and end > length:
-            raise TooLarge(f"The upload has a length of {length} bytes.")
-        check_size(end, self.terms.max_size)
-
-    async def _receive(self, hold: Hold, part: Append, chunks: Chunks, tell: Tell | None) -> None:
-        digests = await self._followed.begin(hold.upload, lambda: hold.is_wanted)
-        try:
-            if part.checksum is None:
-                await self._receive_batches(hold, chunks, digests, tell)
-            else:
-                digests = await self._receive_whole(hold, part.checksum, chunks, digests)
-        finally:
-            if digests.offset <= hold.upload.offset:  # else it is ahead of what is durable
-                self._followed.remember(hold.upload.id, digests)
-
-    async def _receive_batches(
-        self, hold: Hold, chunks: Chunks, digests: Digests, tell: Tell | None
-    ) -> None:
-        """Write what arrives, and move the offset with every batch."""
-        batches = Batches(self._limit(hold.upload, chunks), hold)
-        async for batch in batches:
-            start = hold.upload.offset
-            seen = digests.follow(batch, start)
-            offset = await self._store.append(hold.upload.id, start, seen)
-            await self._advance(hold, offset)
-            if tell is not None and not batches.is_last:
-                await tell(offset)
-
-    async def _receive_whole(
-        self, hold: Hold, checksum: Checksum, chunks: Chunks, digests: Digests
-    ) -> Digests:
-        """Write what arrives, and move the offset only once all of it is there and right.
-
-        Else the row never learns of it, and the next holder cuts it off.
-        """
-        digests = await digests.copy()
-        offset = hold.upload.offset
-        summed = Summed(chunks, checksum)
-        batches = Batches(self._limit(hold.upload, summed), hold, size=inf, seconds=inf)
-        async for batch in batches:
-            seen = digests.follow(batch, offset)
-            offset = await self._store.append(hold.upload.id, offset, seen)
-        await self._advance(hold, offset)
-        return digests
-
-    async def _limit(self, upload: Upload, chunks: Chunks) -> AsyncGenerator[Chunk, None]:
-        """Yield `chunks`, as long as they lie within the upload's length."""
-        position = upload.offset
-        async for chunk in chunks:
-            position += len(chunk)
-            self._check_end(upload.length, position)
-            yield chunk
-
-    async def _advance(self, hold: Hold, offset: int) -> None:
-        expires_at = datetime.now(UTC) + self.terms.lifetime
-        hold.upload = await self._rows.advance(hold.upload, offset, expires_at=expires_at)
-
-    # ── the end ──
-
-    async def _finish(self, hold: Hold) -> None:
-        """Make the upload the file that it was meant to be; again is harmless."""
-        upload = hold.upload
-        if upload.length is None:
-            hold.upload = upload = await self._rows.declare(upload, upload.offset)
-        if not upload.is_whole:
-            raise LengthMismatch(f"Of {upload.length} bytes, {upload.offset} are there.")
-        if upload.manner.is_partial:
-            hold.upload = await self._rows.finish(upload, None)
-            self._followed.forget(upload.id)
-            return
-        digests = await self._followed.finish(upload)
-        try:
-            digests.verify(upload.new.digests)
-        except DigestMismatch:
-            await self._remove(upload.id)
-            raise
-        if upload.offset == 0:
-            await self._store.append(upload.id, 0, _nothing())  # never synced until now
-        await self._store.commit(upload.id)
-        hold.upload = await self._rows.finish(upload, _make_file(upload, digests))
-        self._followed.forget(upload.id)
-        await self._drop_stage(upload.id)
-
-    async def _drop_stage(self, upload_id: str) -> None:
-        try:
-            await self._store.discard(upload_id)
-        except FileServiceError as error:
-            logger.warning("the stage of %s stays for now: %s", upload_id, error)
-
     async def _put_together(self, hold: Hold, parts: Sequence[str]) -> None:
         try:
             if not hold.upload.is_complete:  # else an earlier request got that far
                 await self._look_for(parts)
-                await self._advance(hold, await self._store.concatenate(hold.upload.id, parts))
-            await self._finish(hold)
+                length = await self._store.concatenate(hold.upload.id, parts)
+                await self._receiver.advance(hold, length)
+            await self._endings.finish(hold)
         except Unavailable:
             raise  # its outcome may be a file
         except FileServiceError:
-            await self._remove(hold.upload.id)
+            await self._endings.remove(hold.upload.id)
             raise
         await self._rows.expire(parts, datetime.now(UTC) + PART_LIFETIME)
 
@@ -384,55 +262,3 @@ class Resumable:
             await self._measure(parts)
         except (UploadNotFound, UploadExpired) as error:
             raise Malformed("A part has been removed, or has expired.") from error
-
-    async def _remove(self, upload_id: str) -> None:
-        """Take the row away, then the bytes; what cannot be taken yet is left to upkeep."""
-        await self._rows.remove(upload_id)
-        self._followed.forget(upload_id)
-        try:
-            await self._store.take_over(upload_id)  # a part has no holder
-            await self._store.delete(upload_id)
-            await self._store.discard(upload_id)
-            await self._catalogue.drop_removals([upload_id])
-        except FileServiceError as error:
-            logger.warning("the bytes of %s stay for now: %s", upload_id, error)
-
-
-def _add_nothing(upload: Upload, part: Append) -> Upload:
-    """Take a request that adds nothing to an upload that is finished: an answer may be lost."""
-    if upload.manner.is_final:
-        raise NotAppendable("The upload is made of others.")
-    _check_declared(upload, part.length)
-    if part.offset != upload.offset:
-        raise OffsetMismatch(upload.offset, part.offset)
-    if part.size != 0:
-        raise TooLarge(f"The upload has all its {upload.offset} bytes.")
-    return upload
-
-
-def _check_declared(upload: Upload, length: int | None) -> None:
-    """Raise LengthMismatch for a length that cannot be the upload's."""
-    if length is None or length == upload.length:
-        return
-    if upload.length is not None or length < upload.offset:
-        raise LengthMismatch("The length is not the one that was declared before.")
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    for chunk in list[bytes]():
-        yield chunk
-
-
-def _make_file(upload: Upload, digests: Digests) -> File:
-    new = upload.new
-    name = new.name or upload.id
-    return File(
-        id=upload.id,
-        name=name,
-        size=upload.offset,
-        media_type=new.media_type or guess_media_type(name),
-        sha256=digests.hexdigest("sha-256") or "",
-        sha512=digests.hexdigest("sha-512"),
-        created_at=datetime.now(UTC),
-        metadata=new.metadata,
-    )

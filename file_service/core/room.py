@@ -11,9 +11,11 @@ class Room:
         self._store = store
         self._rows = rows
 
-    async def admit(self, size: int | None) -> None:
+    async def admit(self, size: int | None, *, is_put: bool = False) -> None:
         """Raise NoRoom or Unavailable where `size` more bytes cannot be taken.
 
-        What others have declared, and not sent yet, is theirs.
+        What others have declared, and not sent yet, is theirs; a small file that `is_put` takes too
+        little of it to be worth a query.
         """
-        await self._store.admit((size or 0) + await self._rows.sum_reserved())
+        reserved = 0 if is_put else await self._rows.sum_reserved()
+        await self._store.admit((size or 0) + reserved, is_put=is_put)

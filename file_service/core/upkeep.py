@@ -284,7 +284,7 @@ class Upkeep:
         async for chunk in digests.follow(self._store.read(file.id)):
             await pace.keep(len(chunk))
         await digests.settle()
-        return digests.hexdigest("sha-256") == file.sha256
+        return digests.in_hex()["sha-256"] == file.sha256
 
     async def _is_still_there(self, file: File) -> bool:
         """Whether the file was not just deleted while we read."""

@@ -3,14 +3,13 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from uuid import uuid4
 
 from file_service.blobs.store import BlobStore
 from file_service.catalogue.queries import Catalogue
 from file_service.catalogue.uploads import UploadRows
+from file_service.core.description import describe
 from file_service.core.digests import Measured, check_size
-from file_service.core.names import guess_media_type
 from file_service.core.room import Room
 from file_service.core.upkeep import Upkeep
 from file_service.errors import FileServiceError, Malformed, OutcomeUnknown, StoreUnavailable
@@ -65,10 +64,7 @@ class Uploads:
         where it `is_put`.
         """
         await self._catalogue.admit()
-        if is_put:
-            await self._store.admit(length, is_put=True)
-        else:
-            await self._room.admit(length)
+        await self._room.admit(length, is_put=is_put)
         batch = _Batch(self._store, self._catalogue, self._max_size)
         try:
             async for new, chunks in parts:
@@ -117,18 +113,7 @@ class _Batch:
         else:
             self._staged.append(key)
             await self._store.append(key, 0, measured)
-        name = new.name or key
-        file = File(
-            id=key,
-            name=name,
-            size=measured.size,
-            media_type=new.media_type or guess_media_type(name),
-            sha256=measured.hexdigest("sha-256") or "",
-            sha512=measured.hexdigest("sha-512"),
-            created_at=datetime.now(UTC),
-            metadata=new.metadata,
-        )
-        self.files.append(file)
+        self.files.append(describe(key, new, measured.digests))
 
     async def publish(self) -> None:
         """Commit every blob, then make all the files exist by one transaction."""

@@ -178,7 +178,7 @@ async def test_chunks_from_elsewhere_are_passed_on_and_not_taken_in() -> None:
         assert [bytes(each) async for each in digests.follow(give([chunk]), offset)] == [chunk]
     await digests.settle()
     assert digests.offset == 4
-    assert digests.hexdigest("sha-256") == hashlib.sha256(b"abcd").hexdigest()
+    assert digests.in_hex()["sha-256"] == hashlib.sha256(b"abcd").hexdigest()
 
 
 async def test_a_copy_goes_on_by_itself() -> None:
@@ -192,5 +192,5 @@ async def test_a_copy_goes_on_by_itself() -> None:
     await digests.settle()
     assert (copy.offset, digests.offset) == (HERE + 4, HERE)
     for each, content in ((digests, bytes(HERE)), (copy, bytes(HERE) + b"more")):
-        assert each.hexdigest("sha-256") == hashlib.sha256(content).hexdigest()
-        assert each.hexdigest("sha-512") == hashlib.sha512(content).hexdigest()
+        assert each.in_hex()["sha-256"] == hashlib.sha256(content).hexdigest()
+        assert each.in_hex()["sha-512"] == hashlib.sha512(content).hexdigest()

@@ -206,7 +206,7 @@ async def test_digests_that_failed_are_made_anew_from_what_is_stored(
 ) -> None:
     """Of the last chunk it is seen only when somebody asks for the digests."""
     upload = await add(uploading, await begin(uploading), BODY[:100])
-    digests = uploading._followed._digests[upload.id]
+    digests = uploading._receiver._followed._digests[upload.id]
     monkeypatch.setattr(digests._hashing, "_update", raise_memory_error)
     with nullcontext() if len(sizes) == 1 else pytest.raises(MemoryError):
         await add(uploading, upload, *(BODY[100 : 100 + size] for size in sizes))
@@ -223,7 +223,7 @@ def raise_memory_error(*_: object) -> None:
 async def test_nothing_is_remembered_of_an_upload_that_is_finished(uploading: Resumable) -> None:
     await add(uploading, await begin(uploading), BODY[:100], BODY[100:])
     await make_parts(uploading)
-    assert not uploading._followed._digests
+    assert not uploading._receiver._followed._digests
 
 
 async def test_who_is_wanted_while_it_reads_again_does_not_read_to_the_end(

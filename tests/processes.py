@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from file_service.config import PREFIX
@@ -43,6 +44,18 @@ class ServiceProcess:
         """Send a signal and return the exit status."""
         self.process.send_signal(number)
         return self.wait(seconds=seconds)
+
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send a signal to the service and its workers, at once."""
+        pid = self.process.pid
+        workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in [pid, *map(int, workers)]:
+            os.kill(each, number)
+
+    def kill_all(self) -> None:
+        """Kill the service and its workers, all at once."""
+        self.signal_all(signal.SIGKILL)
+        self.process.wait()
 
     def wait(self, *, seconds: float = 20) -> int:
         """Wait for the end and return the exit status."""

@@ -5,19 +5,27 @@ import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import Route, expect
 
+from file_service.config import Settings
 from tests.conftest import MakeService
-from tests.e2e.conftest import MakePayload, ask_once, check_link, sqlite_only
-from tests.e2e.stored import make_database
+from tests.e2e.conftest import MakePayload, ask_once, check_link
 from tests.e2e.upload_page import MB, UploadPage
 from tests.processes import ServiceProcess
 
-pytestmark = [pytest.mark.chromium, sqlite_only]
+pytestmark = pytest.mark.chromium
+
+
+@pytest.fixture(name="make_service")
+def make_variant(make_service: MakeService, settings: Settings) -> MakeService:
+    """Start one worker on SQLite, two on PostgreSQL."""
+    workers = "1" if settings.database_url.startswith("sqlite") else "2"
+    return partial(make_service, "--workers", workers)
+
 
 # --- from choosing to the link ---
 
@@ -248,20 +256,11 @@ async def test_after_a_reload_the_same_file_chosen_again_goes_on(
     assert len(clean.find_uploads()) == 1
 
 
-@pytest.fixture
-def pair(
-    request: pytest.FixtureRequest, make_service: MakeService, tmp_path: Path
-) -> ServiceProcess:
-    """Two workers on PostgreSQL, where all else here has one on SQLite."""
-    url = make_database(request, "postgresql", tmp_path)
-    return make_service("--workers", "2", "--database-url", url)
-
-
-async def test_two_files_go_on_after_a_reload_at_two_workers_on_postgresql(
-    pair: ServiceProcess, clean: UploadPage, make_payload: MakePayload
+async def test_two_files_go_on_after_a_reload(
+    service: ServiceProcess, clean: UploadPage, make_payload: MakePayload
 ) -> None:
     payloads = [make_payload(name, 6 * MB) for name in ("film.mp4", "отчёт.pdf")]
-    await clean.open(pair.url, speed=MB)
+    await clean.open(service.url, speed=MB)
     await clean.choose(*(each.path for each in payloads))
     for each in payloads:
         await clean.see_some_sent(each.path.name, 0.3)
@@ -274,7 +273,7 @@ async def test_two_files_go_on_after_a_reload_at_two_workers_on_postgresql(
             await clean.button(f"Choose again {each.path.name}").click()
         await (await waiting.value).set_files(each.path)
     for each in payloads:
-        check_link(pair, await clean.find_link(each.path.name), each)
+        check_link(service, await clean.find_link(each.path.name), each)
     assert clean.find_offsets()[:2] == [0, 0]
     assert min(clean.find_offsets()[2:]) > MB
     assert len(clean.find_uploads()) == 2
@@ -323,7 +322,7 @@ async def test_an_upload_goes_on_by_itself_after_the_service_was_killed(
     await there.open(service.url, speed=MB)
     await there.choose(payload.path)
     await there.see_some_sent("film.mp4", 0.5)
-    service.stop(signal.SIGKILL)
+    service.kill_all()
     await there.see("film.mp4", "waiting")
     await there.hear("film.mp4 waits.")
     await there.throttle(-1)
@@ -359,7 +358,7 @@ async def test_a_connection_that_has_gone_silent_is_given_up_for_a_new_one(
     await clean.open(service.url, speed=6 * MB)
     await clean.choose(payload.path)
     await clean.see_some_sent("film.mp4", 0.2)
-    service.process.send_signal(signal.SIGSTOP)
+    service.signal_all(signal.SIGSTOP)
     # The page's minute passes in two seconds.
     faster = """{ const now = performance.now.bind(performance), start = now();
         performance.now = () => start + (now() - start) * 30; }"""
@@ -367,7 +366,7 @@ async def test_a_connection_that_has_gone_silent_is_given_up_for_a_new_one(
     try:
         await clean.hear("film.mp4 waits.")
     finally:
-        service.process.send_signal(signal.SIGCONT)
+        service.signal_all(signal.SIGCONT)
     await clean.throttle(-1)
     check_link(service, await clean.find_link("film.mp4"), payload)
     assert clean.find_offsets()[1] > MB

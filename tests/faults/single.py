@@ -22,7 +22,6 @@ from tests.faults.harness import (
     wait_until_settled,
 )
 from tests.faults.steps import Steps, killing
-from tests.faults.test_kill import kill_all
 from tests.processes import ServiceProcess, service_environment
 
 SIZE = 300_000  # more than one write
@@ -110,7 +109,7 @@ class Single:
 async def kill_9(service: ServiceProcess) -> None:
     """Kill the service, also where it is dead already."""
     if service.process.poll() is None:
-        await asyncio.to_thread(kill_all, service)
+        await asyncio.to_thread(service.kill_all)
 
 
 async def wait_for_death(service: ServiceProcess) -> None:

@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -106,33 +107,40 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 
 @in_thread
-def hold_stage(path: Path) -> BinaryIO | None:
-    """Lock a stage, made where there is none; None where another holds it."""
+def hold_stage(path: Path) -> tuple[BinaryIO, bool] | None:
+    """Lock a stage, made where there is none; return it, and whether it was made.
+
+    None where another holds it.
+    """
     try:
         file = _open(path, os.O_RDWR)
     except FileNotFoundError:
         try:
-            return make_stage(path)
+            return make_stage(path), True
         except FileExistsError:
             return None  # another was faster
     if _lock(file, path):
-        return file
+        return file, False
     file.close()
     return None
 
 
 @in_thread
 def truncate(file: BinaryIO, size: int) -> int:
-    """Cut a stage to at most `size` bytes; return how many it had."""
+    """Cut a stage to at most `size` bytes, durably; return how many it had."""
     found = os.fstat(file.fileno()).st_size
     if found > size:
         os.ftruncate(file.fileno(), size)
+        os.fsync(file.fileno())  # what is linked next must not come back longer than its row says
     return found
 
 
 @in_thread
-def write(file: BinaryIO, chunk: Chunk, offset: int) -> None:
-    """Write all of `chunk` at `offset`, and have a large one start for the disk."""
+def write(file: BinaryIO, stage: Path, chunk: Chunk, offset: int) -> None:
+    """Write all of `chunk` at `offset` of a stage, and have a large one start for the disk."""
+    if not _is_at(file, stage):
+        # Its lock was lost while the machine slept, or the network did: it may be a blob by now.
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(stage))
     write_all(file, chunk, offset)
     if len(chunk) >= EARLY and hasattr(os, "posix_fadvise"):
         # Has the kernel begin to write to the disk, so that the sync at the end finds little left;
@@ -156,21 +164,22 @@ def sync(file: BinaryIO) -> None:
 
 
 @in_thread
-def copy(source: Path, target: BinaryIO, offset: int) -> int:
-    """Append a file's bytes to `target` at `offset` within the kernel; return the offset behind.
+def copy(source: Path, target: BinaryIO, offset: int, size: int) -> int:
+    """Copy a file's first `size` bytes to `target` at `offset` within the kernel.
 
-    Where the file system can, both share the bytes from then on.
+    Return how many there were: none of a file that is not there. Where the file system can, both
+    share the bytes from then on.
     """
-    with _open(source, os.O_RDONLY) as file:
-        left = os.fstat(file.fileno()).st_size
-        start = 0
-        while left:
-            copied = os.copy_file_range(file.fileno(), target.fileno(), left, start, offset + start)
+    done = 0
+    with suppress(FileNotFoundError), _open(source, os.O_RDONLY) as file:
+        while done < size:
+            copied = os.copy_file_range(
+                file.fileno(), target.fileno(), size - done, done, offset + done
+            )
             if copied == 0:
-                raise OSError(errno.EIO, "the file shrank while it was copied", str(source))
-            start += copied
-            left -= copied
-    return offset + start
+                break
+            done += copied
+    return done
 
 
 @in_thread

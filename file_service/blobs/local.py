@@ -17,7 +17,7 @@ from caio.thread_aio_asyncio import AsyncioContext
 from file_service.blobs import disk
 from file_service.blobs import folder as folders
 from file_service.blobs.puts import Puts
-from file_service.blobs.store import Stamp
+from file_service.blobs.store import Grip, Stamp
 from file_service.errors import BlobMissing, NoRoom, StoreUnavailable
 from file_service.metrics import Counter
 from file_service.models import BlobInfo, Chunks
@@ -90,13 +90,13 @@ class LocalStore:
         with self._translated():
             if key not in self._held:
                 self._held[key] = await disk.create_stage(self._staging / key)
-        file = self._held[key]
+        file, stage = self._held[key], self._staging / key
         syncs = _Syncs(file)
         try:
             async for chunk in chunks:
                 with self._translated():
                     await self._take_room(len(chunk))
-                    await disk.write(file, chunk, offset)
+                    await disk.write(file, stage, chunk, offset)
                     offset += len(chunk)
                     await syncs.follow(len(chunk))
         finally:
@@ -107,14 +107,14 @@ class LocalStore:
             await disk.sync(file)
         return offset
 
-    async def hold(self, key: str) -> bool:
-        """Lock the stage, made where there is none; False where it is locked already."""
+    async def hold(self, key: str) -> Grip:
+        """Lock the stage, made where there is none; NONE where it is locked already."""
         with self._translated():
-            file = None if key in self._held else await disk.hold_stage(self._staging / key)
-        if file is None:
-            return False
-        self._held[key] = file
-        return True
+            found = None if key in self._held else await disk.hold_stage(self._staging / key)
+        if found is None:
+            return Grip.NONE
+        self._held[key], is_made = found
+        return Grip.MADE if is_made else Grip.FOUND
 
     async def truncate(self, key: str, offset: int) -> None:
         """Forget the bytes past `offset`; BlobMissing where there are fewer."""
@@ -123,12 +123,15 @@ class LocalStore:
         if found < offset:
             raise BlobMissing(f"The stage of {key} has {found} bytes, fewer than {offset}.")
 
-    async def concatenate(self, key: str, parts: Sequence[str]) -> int:
+    async def concatenate(self, key: str, parts: Sequence[tuple[str, int]]) -> int:
         """Append stages to a stage by the kernel, and fsync it; return its length."""
         length = 0
         with self._translated():
-            for part in parts:
-                length = await disk.copy(self._staging / part, self._held[key], length)
+            for part, size in parts:
+                copied = await disk.copy(self._staging / part, self._held[key], length, size)
+                if copied < size:
+                    raise BlobMissing(f"The stage of {part} has {copied} bytes, not {size}.")
+                length += size
             await disk.sync(self._held[key])
         return length
 

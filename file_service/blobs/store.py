@@ -1,12 +1,21 @@
 """BlobStore: the contract that every store of bytes keeps."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from enum import IntEnum
 from typing import BinaryIO, Protocol
 
 from file_service.models import BlobInfo, Chunks
 
 Stamp = tuple[int, ...]
 """Stays the same as long as nobody, in whatever process, has changed a blob or taken it away."""
+
+
+class Grip(IntEnum):
+    """How the stage that was to be held was met; false where it was not to be had."""
+
+    NONE = 0
+    FOUND = 1
+    MADE = 2
 
 
 class BlobStore(Protocol):
@@ -30,16 +39,17 @@ class BlobStore(Protocol):
         released. An error leaves it as it is, and final for those chunks.
         """
 
-    async def hold(self, key: str) -> bool:
-        """Hold the stage of `key`, made where there is none; False where somebody holds it."""
+    async def hold(self, key: str) -> Grip:
+        """Hold the stage of `key`, made where there is none; NONE where somebody holds it."""
 
     async def truncate(self, key: str, offset: int) -> None:
-        """Forget the bytes past `offset` of a stage held; BlobMissing where it has fewer."""
+        """Cut a stage held to `offset` bytes, durably; BlobMissing where it has fewer."""
 
-    async def concatenate(self, key: str, parts: Sequence[str]) -> int:
-        """Append the stages of `parts` to that of `key`, which is held; return its durable length.
+    async def concatenate(self, key: str, parts: Sequence[tuple[str, int]]) -> int:
+        """Append stages, each a key and a length in bytes, to that of `key`, which is held.
 
-        The bytes do not pass through the process.
+        Return its durable length; BlobMissing where one has gone, or has fewer bytes. They do not
+        pass through the process.
         """
 
     async def commit(self, key: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -26,9 +26,13 @@ _BY_HOLDER = sa.update(upload).where(
 )
 _RESERVED = sa.select(
     sa.func.coalesce(sa.func.sum(upload.c.length - upload.c.offset), 0).label("size")
-).where(upload.c.state == OPEN, upload.c.length.is_not(None))
+).where(
+    upload.c.state == OPEN,
+    upload.c.length.is_not(None),
+    upload.c.expires_at > sa.bindparam("now"),
+)
 _FIND_EXPIRED = (
-    sa.select(upload.c.id)
+    sa.select(upload)
     .where(upload.c.expires_at <= sa.bindparam("now"))
     .order_by(upload.c.expires_at)
     .limit(sa.bindparam("most"))
@@ -65,7 +69,7 @@ class UploadRows:
 
     async def sum_reserved(self) -> int:
         """Return how many bytes were declared and have not arrived yet, of all open uploads."""
-        [found] = await self._database.read(_RESERVED)
+        [found] = await self._database.read(_RESERVED, {"now": datetime.now(UTC)})
         return int(found.size)
 
     async def claim(self, upload_id: str) -> Upload:
@@ -93,6 +97,13 @@ class UploadRows:
         """Write down the length, once it is known."""
         await self._database.write(partial(_change, held=held, values={"length": length}))
         return replace(held, new=replace(held.new, length=length))
+
+    async def go_back(self, held: Upload, before: Upload) -> Upload:
+        """Move the offset back, and forget a length, to where they were `before`."""
+        values = {"offset": before.offset, "length": before.length}
+        await self._database.write(partial(_change, held=held, values=values))
+        new = replace(held.new, length=before.length)
+        return replace(held, offset=before.offset, new=new)
 
     async def finish(self, held: Upload, file: File | None) -> Upload:
         """End an upload: by the same transaction the file exists, unless it is a part."""
@@ -127,10 +138,15 @@ class UploadRows:
         )
         return {row.id for row in await self._database.read(query)}
 
-    async def find_expired(self, now: datetime, most: int) -> list[str]:
+    async def find_expired(self, now: datetime, most: int) -> list[Upload]:
         """Return at most `most` uploads that have come to the end of their time."""
         rows = await self._database.read(_FIND_EXPIRED, {"now": now, "most": most})
-        return [row.id for row in rows]
+        return [_from_row(row) for row in rows]
+
+    async def remove_expired(self, ids: Sequence[str], now: datetime) -> int:
+        """Remove those of `ids` that are past their time and in nobody's hands; count them."""
+        are_over = (upload.c.id.in_(ids), upload.c.expires_at <= now, upload.c.is_held.is_(False))
+        return len(await self._database.write(partial(_remove, where=are_over)))
 
     async def expire(self, ids: Sequence[str], at: datetime) -> None:
         """Have uploads come to the end of their time at `at`, where that is sooner."""
@@ -141,25 +157,31 @@ class UploadRows:
         )
         await self._database.change(statement)
 
-    async def remove(self, upload_id: str) -> None:
-        """Make the upload not exist, and note its bytes for removal unless they are a file's.
+    async def remove(self, known: Upload) -> bool:
+        """Make the upload not exist; return whether its bytes go, and are not a file's.
 
-        UploadNotFound where it does not exist already.
+        UploadNotFound where it does not exist already, or has another holder.
         """
-        statement = (
-            sa.delete(upload)
-            .where(upload.c.id == upload_id)
-            .returning(upload.c.state, upload.c.concat)
-        )
+        is_same = (upload.c.id == known.id, upload.c.fence == known.fence)
+        removed = await self._database.write(partial(_remove, where=is_same))
+        if not removed:
+            raise UploadNotFound(f"No upload has the id {known.id}.")
+        return _has_bytes(removed[0])
 
-        def remove(connection: sa.Connection) -> None:
-            row = connection.execute(statement).first()
-            if row is None:
-                raise UploadNotFound(f"No upload has the id {upload_id}.")
-            if row.state == OPEN or row.concat == "partial":
-                note_removal(connection, upload_id)
 
-        await self._database.write(remove)
+def _remove(connection: sa.Connection, where: Sequence[sa.ColumnElement[bool]]) -> Sequence[Any]:
+    """Delete rows, and note for removal the bytes that belong to them."""
+    columns = (upload.c.id, upload.c.state, upload.c.concat)
+    rows = connection.execute(sa.delete(upload).where(*where).returning(*columns)).all()
+    for row in rows:
+        if _has_bytes(row):
+            note_removal(connection, row.id)
+    return rows
+
+
+def _has_bytes(row: Any) -> bool:
+    """Whether an upload's bytes are its own: those of one that is finished are a file's."""
+    return bool(row.state == OPEN or row.concat == "partial")
 
 
 def _as_holder(held: Upload) -> dict[str, Any]:

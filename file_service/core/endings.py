@@ -44,24 +44,35 @@ class Endings:
             await self._make_file(hold, await self._verify(upload))
         self._followed.forget(upload.id)
 
-    async def remove(self, upload_id: str) -> None:
-        """Take the row away, then the bytes; what cannot be taken yet is left to upkeep."""
-        await self._rows.remove(upload_id)
-        self._followed.forget(upload_id)
+    async def remove(self, upload: Upload) -> None:
+        """Take the row away, then the bytes; what cannot be taken yet is left to upkeep.
+
+        UploadNotFound where that has happened, or another request holds it by now.
+        """
+        has_bytes = await self._rows.remove(upload)
+        self._followed.forget(upload.id)
+        if has_bytes:
+            await self._remove_bytes(upload.id)
+
+    async def _remove_bytes(self, upload_id: str) -> None:
+        is_taken = False
         try:
-            await self._store.take_over(upload_id)  # a part has no holder
+            is_taken = await self._store.take_over(upload_id)  # a part has no holder
             await self._store.delete(upload_id)
             await self._store.discard(upload_id)
             await self._catalogue.drop_removals([upload_id])
         except FileServiceError as error:
             logger.warning("the bytes of %s stay for now: %s", upload_id, error)
+        finally:
+            if is_taken:
+                await self._store.release(upload_id)
 
     async def _verify(self, upload: Upload) -> Digests:
         digests = await self._followed.finish(upload)
         try:
             digests.verify(upload.new.digests)
         except DigestMismatch:
-            await self.remove(upload.id)
+            await self.remove(upload)
             raise
         return digests
 

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import IntEnum
 from typing import Any, TypeVar
 
-from file_service.blobs.store import BlobStore
+from file_service.blobs.store import BlobStore, Grip
 from file_service.catalogue.uploads import UploadRows
-from file_service.errors import FileServiceError, UploadBusy
+from file_service.errors import FileServiceError, UploadBusy, UploadNotFound
 from file_service.models import Chunk, Stream, Upload
 from file_service.tasks import to_its_end
 
@@ -165,16 +165,26 @@ class Holds:
         for hold in [each for each in self._holds.values() if each.is_idle]:
             await self._cool(hold)
 
-    async def _claim(self, upload_id: str) -> Hold:
+    async def _claim(self, upload_id: str, grip: Grip) -> Hold:
         try:
             hold = Hold(await self._rows.claim(upload_id))
             await self._store.truncate(upload_id, hold.upload.offset)
+        except UploadNotFound:
+            await to_its_end(self._leave(upload_id, grip))
+            raise
         except BaseException:
             await to_its_end(self._store.release(upload_id))
             raise
         self._holds[upload_id] = hold
         self._watch()
         return hold
+
+    async def _leave(self, upload_id: str, grip: Grip) -> None:
+        """Let go of the stage of what is not open; one that was made for nothing goes."""
+        if grip is Grip.MADE:
+            await self._store.discard(upload_id)
+        else:
+            await self._store.release(upload_id)
 
     # ── between two requests ──
 
@@ -222,8 +232,8 @@ class Holds:
         deadline = loop.time() + PATIENCE_SECONDS
         has_wished = False
         while (hold := self._pick_up(upload_id)) is None:
-            if await self._store.hold(upload_id):
-                return await self._claim(upload_id)
+            if grip := await self._store.hold(upload_id):
+                return await self._claim(upload_id, grip)
             if loop.time() > deadline:
                 raise UploadBusy("Another request is at work on this upload.")
             hold = self._holds.get(upload_id)

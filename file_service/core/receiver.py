@@ -11,7 +11,14 @@ from file_service.core.digests import Digests, Summed, check_size
 from file_service.core.followed import Followed
 from file_service.core.holds import Hold
 from file_service.core.room import Room
-from file_service.errors import LengthMismatch, NotAppendable, OffsetMismatch, TooLarge
+from file_service.errors import (
+    ChecksumMismatch,
+    LengthMismatch,
+    NoRoom,
+    NotAppendable,
+    OffsetMismatch,
+    TooLarge,
+)
 from file_service.models import Append, Checksum, Chunk, Chunks, Stream, Upload
 from file_service.tasks import to_its_end
 
@@ -42,11 +49,35 @@ class Receiver:
         self._max_size = max_size
         self._lifetime = lifetime
 
-    async def declare(self, hold: Hold, part: Append) -> None:
-        """Hold what a request says against what is known; write down a length that is new.
+    async def receive(self, hold: Hold, part: Append, stream: Stream, tell: Tell | None) -> None:
+        """Make a stream durable at the upload's offset, which moves with it.
 
-        OffsetMismatch, LengthMismatch, TooLarge, NoRoom.
+        OffsetMismatch, LengthMismatch, TooLarge, NoRoom where it says what cannot be. What arrives
+        before an error is kept; nothing at all, a new length neither, after ChecksumMismatch and
+        TooLarge. UploadLost where the hold is wanted by another request.
         """
+        before = hold.upload
+        await self._declare(hold, part)
+        try:
+            await hold.run(self._receive(hold, part, stream, tell), stream)
+        except (ChecksumMismatch, TooLarge):
+            await to_its_end(self._go_back(hold, before))
+            raise
+
+    async def advance(self, hold: Hold, offset: int) -> None:
+        """Write down how far the upload is: up to there every byte is durable."""
+        expires_at = datetime.now(UTC) + self._lifetime
+        hold.upload = await self._rows.advance(hold.upload, offset, expires_at=expires_at)
+
+    async def _go_back(self, hold: Hold, before: Upload) -> None:
+        """Take back what a request has moved or declared."""
+        if hold.upload.offset > before.offset:
+            self._followed.forget(before.id)  # or digests of what is gone would be gone on with
+        if hold.upload is not before:
+            hold.upload = await self._rows.go_back(hold.upload, before)
+
+    async def _declare(self, hold: Hold, part: Append) -> None:
+        """Hold what a request says against what is known; write down a length that is new."""
         upload = hold.upload
         if part.offset != upload.offset:
             raise OffsetMismatch(upload.offset, part.offset)
@@ -59,25 +90,18 @@ class Receiver:
         if length is not None and upload.length is None:
             check_size(length, self._max_size)
             await self._room.admit(length - upload.offset)
-            hold.upload = await self._rows.declare(upload, length)
+            await self._reserve(hold, length)
 
-    async def receive(self, hold: Hold, part: Append, stream: Stream, tell: Tell | None) -> None:
-        """Make a stream durable at the upload's offset, which moves with it.
-
-        What arrives before an error is kept, unless it has a checksum to meet, or is too much:
-        ChecksumMismatch, TooLarge. UploadLost where the hold is wanted by another request.
-        """
+    async def _reserve(self, hold: Hold, length: int) -> None:
+        """Write down a length that there is room for, also with those written down meanwhile."""
+        before = hold.upload
+        await self._room.admit(length - before.offset)
+        hold.upload = await self._rows.declare(before, length)
         try:
-            await hold.run(self._receive(hold, part, stream, tell), stream)
-        except TooLarge:
-            if hold.upload.offset > part.offset:
-                await to_its_end(self.advance(hold, part.offset))
+            await self._room.admit(0)
+        except NoRoom:
+            await self._go_back(hold, before)
             raise
-
-    async def advance(self, hold: Hold, offset: int) -> None:
-        """Write down how far the upload is: up to there every byte is durable."""
-        expires_at = datetime.now(UTC) + self._lifetime
-        hold.upload = await self._rows.advance(hold.upload, offset, expires_at=expires_at)
 
     async def _receive(self, hold: Hold, part: Append, chunks: Chunks, tell: Tell | None) -> None:
         digests = await self._followed.begin(hold.upload, lambda: hold.is_wanted)
@@ -134,7 +158,7 @@ class Receiver:
         check_size(end, self._max_size)
 
 
-def add_nothing(upload: Upload, part: Append) -> Upload:
+async def add_nothing(upload: Upload, part: Append, stream: Stream) -> Upload:
     """Take a request that adds nothing to an upload that is finished: an answer may be lost.
 
     NotAppendable, LengthMismatch, OffsetMismatch, TooLarge for any other.
@@ -144,9 +168,16 @@ def add_nothing(upload: Upload, part: Append) -> Upload:
     _check_declared(upload, part.length)
     if part.offset != upload.offset:
         raise OffsetMismatch(upload.offset, part.offset)
-    if part.size != 0:
+    if part.size or (part.size is None and not await _is_empty(stream)):
         raise TooLarge(f"The upload has all its {upload.offset} bytes.")
     return upload
+
+
+async def _is_empty(stream: Stream) -> bool:
+    async for chunk in stream:
+        if chunk:
+            return False
+    return True
 
 
 def _check_declared(upload: Upload, length: int | None) -> None:

@@ -1,7 +1,7 @@
 """Resumable: uploads in many requests; every offset that is told is durable."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -18,12 +18,15 @@ from file_service.core.names import is_id
 from file_service.core.receiver import Receiver, Tell, add_nothing
 from file_service.core.room import Room
 from file_service.errors import (
+    BlobMissing,
     FileNotFound,
     FileServiceError,
     Malformed,
+    NoRoom,
     Unavailable,
     UploadBusy,
     UploadExpired,
+    UploadLost,
     UploadNotFound,
 )
 from file_service.models import Append, File, Manner, NewUpload, Stream, Upload
@@ -93,7 +96,18 @@ class Resumable:
             expires_at=now + self.terms.lifetime,
         )
         await self._rows.add(upload)
+        await self._confirm(upload)
         return upload
+
+    async def _confirm(self, upload: Upload) -> None:
+        """Look again, now that its length is promised: others may have been admitted meanwhile."""
+        if upload.length is None:
+            return
+        try:
+            await self._room.admit(0)
+        except NoRoom:
+            await self._rows.remove(upload)
+            raise
 
     async def find(self, upload_id: str) -> Upload:
         """Return an upload as it was last written down; its holder may be further.
@@ -163,17 +177,17 @@ class Resumable:
         has taken the upload, UploadBusy where an older one keeps it.
         """
         if upload.is_finished or upload.manner.is_final:
-            return add_nothing(upload, part)
+            return await add_nothing(upload, part, stream)
         try:
             return await self._append(upload, part, stream, tell)
         except UploadNotFound:
-            return add_nothing(await self.find(upload.id), part)  # finished meanwhile
+            ended = await self.find(upload.id)  # finished meanwhile
+            return await add_nothing(ended, part, stream)
 
     async def _append(
         self, upload: Upload, part: Append, stream: Stream, tell: Tell | None
     ) -> Upload:
         async with self._holds.hold(upload.id, Wish.IF_STALLED) as hold:
-            await self._receiver.declare(hold, part)
             await self._receiver.receive(hold, part, stream, tell)
             if hold.upload.is_complete or part.is_last:
                 await to_its_end(self._endings.finish(hold))
@@ -182,13 +196,23 @@ class Resumable:
 
     async def cancel(self, upload: Upload) -> None:
         """Make the upload not exist, and the file that it may have become."""
-        if upload.is_finished and not upload.manner.is_partial:
-            await self._files.delete(upload.id)
-        elif upload.is_finished:
-            await to_its_end(self._endings.remove(upload.id))
+        if not upload.is_finished:
+            if await self.give_up(upload):
+                return
+            upload = await self.find(upload.id)  # finished meanwhile
+        if upload.manner.is_partial:
+            await to_its_end(self._endings.remove(upload))
         else:
-            async with self._holds.hold(upload.id, Wish.AT_ONCE):
-                await to_its_end(self._endings.remove(upload.id))
+            await self._files.delete(upload.id)
+
+    async def give_up(self, upload: Upload) -> bool:
+        """Make the upload not exist; False where it does not, or is finished, and then stays."""
+        try:
+            async with self._holds.hold(upload.id, Wish.AT_ONCE) as hold:
+                await to_its_end(self._endings.remove(hold.upload))
+        except UploadNotFound:
+            return False
+        return True
 
     async def get_file(self, upload: Upload) -> File:
         """Return the file that a finished upload has become."""
@@ -232,33 +256,40 @@ class Resumable:
         return True
 
     async def _begin_final(self, new: NewUpload, manner: Manner, parts: Sequence[str]) -> Upload:
-        length = await self._measure(parts)
+        length = sum(size for _, size in await self._measure(parts))
         return await self.create(replace(new, length=length), manner)
 
-    async def _measure(self, parts: Sequence[str]) -> int:
-        """Return the bytes of all parts together."""
+    async def _measure(self, parts: Sequence[str]) -> list[tuple[str, int]]:
+        """Return each part with its length in bytes."""
         uploads = [await self.find(part) for part in parts]
         if not all(each.is_finished and each.manner.is_partial for each in uploads):
             raise Malformed("Only finished partial uploads can be concatenated.")
-        return sum(each.offset for each in uploads)
+        return [(each.id, each.offset) for each in uploads]
 
     async def _put_together(self, hold: Hold, parts: Sequence[str]) -> None:
         try:
             if not hold.upload.is_complete:  # else an earlier request got that far
-                await self._look_for(parts)
-                length = await self._store.concatenate(hold.upload.id, parts)
-                await self._receiver.advance(hold, length)
+                await self._receiver.advance(hold, await self._copy(hold.upload.id, parts))
             await self._endings.finish(hold)
-        except Unavailable:
-            raise  # its outcome may be a file
+        except (Unavailable, UploadLost):
+            raise  # its outcome may be a file, or is another's
         except FileServiceError:
-            await self._endings.remove(hold.upload.id)
+            with suppress(UploadNotFound):
+                await self._endings.remove(hold.upload)
             raise
         await self._rows.expire(parts, datetime.now(UTC) + PART_LIFETIME)
 
-    async def _look_for(self, parts: Sequence[str]) -> None:
-        """Raise Malformed where parts have gone since an earlier request in the same words."""
+    async def _copy(self, upload_id: str, parts: Sequence[str]) -> int:
+        """Copy the parts together; return their length."""
         try:
-            await self._measure(parts)
+            return await self._store.concatenate(upload_id, await self._look_for(parts))
+        except BlobMissing:
+            await self._look_for(parts)
+            raise
+
+    async def _look_for(self, parts: Sequence[str]) -> list[tuple[str, int]]:
+        """Return each part with its length; Malformed where one has gone meanwhile."""
+        try:
+            return await self._measure(parts)
         except (UploadNotFound, UploadExpired) as error:
             raise Malformed("A part has been removed, or has expired.") from error

@@ -14,9 +14,9 @@ from file_service.catalogue.queries import Catalogue
 from file_service.catalogue.uploads import UploadRows
 from file_service.core.digests import Digests
 from file_service.core.names import is_id
-from file_service.errors import BlobMissing, FileNotFound, FileServiceError, UploadNotFound
+from file_service.errors import BlobMissing, FileNotFound, FileServiceError
 from file_service.metrics import Counter
-from file_service.models import BlobInfo, File
+from file_service.models import BlobInfo, File, Upload
 
 logger = logging.getLogger(__name__)
 
@@ -154,9 +154,21 @@ class Upkeep:
 
     async def _expire_uploads(self) -> None:
         """Have uploads that nobody went on with in time not exist; their bytes go as removals."""
-        for upload_id in await self._rows.find_expired(datetime.now(UTC), BATCH):
-            with suppress(UploadNotFound):
-                await self._rows.remove(upload_id)
+        removed, now = BATCH, datetime.now(UTC)
+        while removed == BATCH and not self._is_stopping:
+            expired = await self._rows.find_expired(now, BATCH)
+            for each in expired:
+                if each.is_held:
+                    await self._let_go(each)
+            removed = await self._rows.remove_expired([each.id for each in expired], now)
+
+    async def _let_go(self, upload: Upload) -> None:
+        """Take away the mark of a holder that is dead: whoever lives has its stage locked."""
+        if await self._store.take_over(upload.id) or not await self._store.has_stage(upload.id):
+            try:
+                await self._rows.let_go(upload)
+            finally:
+                await self._store.release(upload.id)
 
     async def _settle_stage(self, stage: BlobInfo, settled: Settled) -> None:
         """Settle one upload that no living process works at; one that cannot be is skipped."""

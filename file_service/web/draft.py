@@ -53,8 +53,7 @@ async def create(request: web.Request, new: NewUpload) -> web.Response:
     request[DIALECT] = IETF
     is_last = bool(parse_boolean(request.headers.get("Upload-Complete")))
     length = parse_integer(request.headers.get("Upload-Length"))
-    interop = parse_integer(request.headers.get(INTEROP))
-    manner = Manner(dialect=IETF, interop=interop)
+    manner = Manner(dialect=IETF, interop=_parse_interop(request))
     part = Append(
         offset=0,
         size=_get_size(request),
@@ -70,6 +69,12 @@ async def create(request: web.Request, new: NewUpload) -> web.Response:
         await _send_interim(request, upload, {"Location": request[CREATED]})
         upload = await _add(request, upload, part, (TooLarge, LengthMismatch))
     return await _render(request, upload)
+
+
+def _parse_interop(request: web.Request) -> int | None:
+    """Return the version of the draft that the client has announced, if we speak it."""
+    interop = parse_integer(request.headers.get(INTEROP))
+    return interop if interop in SUPPORTED else None
 
 
 async def _add(
@@ -88,7 +93,10 @@ async def _add(
         raise DigestMismatch("Content-Digest") from error  # 460 is a word of tus
     except hopeless:
         request.pop(CREATED, None)
-        await resumable.cancel(upload)
+        await resumable.give_up(upload)
+        raise
+    except DigestMismatch:
+        request.pop(CREATED, None)  # the whole is not what it should be, and gone
         raise
 
 
@@ -184,8 +192,8 @@ async def _send_interim(request: web.Request, upload: Upload, headers: dict[str,
 
     Others take an interim answer that they do not know for the last one.
     """
-    interop = parse_integer(request.headers.get(INTEROP))
-    if interop not in SUPPORTED or request.version < HttpVersion11:
+    interop = _parse_interop(request)
+    if interop is None or request.version < HttpVersion11:
         return
     headers |= {INTEROP: str(interop), "Upload-Limit": _format_limits(request, upload)}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())

@@ -27,7 +27,7 @@ async def post_uploads(request: web.Request) -> web.Response:
 async def head_upload(request: web.Request) -> web.Response:
     """Answer with where the upload goes on; whoever is at work on it has to end."""
     upload = await request.app[RESUMABLE].settle(await _find(request))
-    if upload.manner.dialect == IETF:
+    if request[DIALECT] == IETF:
         return draft.render_state(request, upload)
     return tus.render_state(upload)
 
@@ -52,7 +52,7 @@ async def patch_upload(request: web.Request) -> web.Response:
 async def _append(request: web.Request) -> web.Response:
     upload = await _find(request)
     body.check_encoding(request)
-    if upload.manner.dialect == IETF:
+    if request[DIALECT] == IETF:
         return await draft.append(request, upload)
     part = tus.parse_append(request)
     return tus.render_appended(

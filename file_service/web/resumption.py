@@ -1,7 +1,6 @@
 """Read and write the headers of resumable uploads: tus 1.0 and the IETF draft; pure functions."""
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,8 +23,9 @@ _KEY = re.compile(r"[!-+\--~]+", re.ASCII)  # printable ASCII without blank and 
 _UPLOAD_PATH = re.compile(r"(?:.*/)?uploads/([^/]+)/?")
 
 # RFC 9651: what the fields of the draft are made of; a field that is none of it is ignored.
-_BOOLEAN = re.compile(r"\s*\?([01])\s*")
-_INTEGER = re.compile(r"\s*([0-9]{1,15})\s*")
+_PARAMETERS = r"""(?:;\ *[a-z*][a-z0-9_.*-]*(?:=(?:"(?:[^"\\]|\\.)*"|[^;"]*))?)*\s*"""  # §3.1.2
+_BOOLEAN = re.compile(r"\s*\?([01])" + _PARAMETERS)
+_INTEGER = re.compile(r"\s*([0-9]{1,15})" + _PARAMETERS)
 
 
 def is_tus(request: web.BaseRequest) -> bool:
@@ -73,7 +73,7 @@ def parse_metadata(sent: str | None) -> dict[str, str]:
         seen.add(key)
         try:
             value = base64.b64decode(encoded.strip(" "), validate=True)
-        except binascii.Error:
+        except ValueError:
             raise Malformed("Upload-Metadata has a value that is not base64.") from None
         if b"\0" in value:  # which PostgreSQL's JSON has no room for
             raise Malformed("Upload-Metadata has a value with a NUL character.")
@@ -105,7 +105,7 @@ def parse_checksum(value: str | None) -> Checksum | None:
         raise Malformed(f"Upload-Checksum has none of {', '.join(CHECKSUMS)}.")
     try:
         digest = base64.b64decode(encoded, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise Malformed("Upload-Checksum has a value that is not base64.") from None
     if not digest:
         raise Malformed("Upload-Checksum has no value.")
@@ -128,13 +128,16 @@ def parse_repr_digest(headers: CIMultiDictProxy[str]) -> dict[str, bytes]:
 def parse_parts(concat: str) -> list[str]:
     """Return the ids of the uploads that `final;url url …` names; UploadNotFound for other URLs."""
     kind, _, urls = concat.partition(";")
-    if kind.strip() != "final" or not urls.split():
+    if kind.strip() != "final" or not urls.split() or not concat.isascii():
         raise Malformed("Upload-Concat is neither 'partial' nor 'final;' with uploads.")
     return [_parse_upload_url(url) for url in urls.split()]
 
 
 def _parse_upload_url(url: str) -> str:
-    match = _UPLOAD_PATH.fullmatch(urlsplit(url).path)
+    try:
+        match = _UPLOAD_PATH.fullmatch(urlsplit(url).path)
+    except ValueError:
+        match = None
     if match is None:
         raise UploadNotFound("Upload-Concat names something that is no upload.")
     return match[1]

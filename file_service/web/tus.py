@@ -5,7 +5,13 @@ from email.utils import format_datetime
 from aiohttp import web
 
 from file_service.core.digests import CHECKSUMS
-from file_service.errors import Malformed, TooLarge, UnknownTusVersion, WrongMediaType
+from file_service.errors import (
+    DigestMismatch,
+    Malformed,
+    TooLarge,
+    UnknownTusVersion,
+    WrongMediaType,
+)
 from file_service.models import TUS, Append, Checksum, Manner, NewUpload, Upload
 from file_service.web import body
 from file_service.web.headers import combine, parse_wanted_digests
@@ -91,7 +97,10 @@ async def _add_first(request: web.Request, upload: Upload, part: Append) -> Uplo
         return await resumable.append(upload, part, body.prompt_body(request))
     except TooLarge:
         request.pop(CREATED, None)
-        await resumable.cancel(upload)
+        await resumable.give_up(upload)
+        raise
+    except DigestMismatch:
+        request.pop(CREATED, None)  # the whole is not what it should be, and gone
         raise
 
 

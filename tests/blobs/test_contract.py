@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from file_service.blobs.local import LocalStore
-from file_service.blobs.store import BlobStore
+from file_service.blobs.store import BlobStore, Grip
 from file_service.errors import BlobMissing, StoreUnavailable
 
 BODY = os.urandom(300_000)
@@ -154,11 +154,11 @@ async def test_many_blobs_at_once_do_not_mix(any_store: BlobStore) -> None:
 
 
 async def test_a_stage_has_one_holder(any_store: BlobStore, key: str) -> None:
-    assert await any_store.hold(key)
-    assert not await any_store.hold(key)
+    assert await any_store.hold(key) is Grip.MADE
+    assert await any_store.hold(key) is Grip.NONE
     assert not await any_store.take_over(key)
     await any_store.release(key)
-    assert await any_store.hold(key)
+    assert await any_store.hold(key) is Grip.FOUND
     await any_store.discard(key)
 
 
@@ -182,12 +182,30 @@ async def test_stages_are_put_together(any_store: BlobStore, key: str) -> None:
     for part, body in parts.items():
         await any_store.append(part, 0, stream(body))
     assert await any_store.hold(key)
-    order = [*parts, *parts]
+    order = [(part, len(body)) for part, body in parts.items()] * 2
     assert await any_store.concatenate(key, order) == 2 * (len(BODY) + 1)
     await any_store.commit(key)
     assert await read(any_store, key) == 2 * (BODY + BODY[:1])
     for part in (*parts, key):
         await any_store.discard(part)
+
+
+async def test_a_stage_is_put_together_as_far_as_it_is_asked_for(
+    any_store: BlobStore, key: str
+) -> None:
+    part = str(uuid4())
+    await any_store.append(part, 0, stream(BODY))
+    assert await any_store.hold(key)
+    with pytest.raises(BlobMissing):
+        await any_store.concatenate(key, [(part, len(BODY) + 1)])
+    with pytest.raises(BlobMissing):
+        await any_store.concatenate(key, [(str(uuid4()), 1)])
+    await any_store.truncate(key, 0)
+    assert await any_store.concatenate(key, [(part, 10), (part, 5)]) == 15
+    await any_store.commit(key)
+    assert await read(any_store, key) == BODY[:10] + BODY[:5]
+    for each in (part, key):
+        await any_store.discard(each)
 
 
 async def test_a_blob_may_be_committed_again(any_store: BlobStore, key: str) -> None:

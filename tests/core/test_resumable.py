@@ -354,7 +354,7 @@ async def test_whoever_comes_while_they_are_put_together_waits_for_the_same_file
         def __getattr__(self, name: str) -> Any:
             return getattr(store, name)
 
-        async def concatenate(self, key: str, parts: list[str]) -> int:
+        async def concatenate(self, key: str, parts: list[tuple[str, int]]) -> int:
             begun.set()
             await go_on.wait()
             return await store.concatenate(key, parts)
@@ -395,7 +395,7 @@ async def test_who_waited_for_one_that_failed_is_told_to_ask_again(
         def __getattr__(self, name: str) -> Any:
             return getattr(store, name)
 
-        async def concatenate(self, key: str, parts: list[str]) -> int:
+        async def concatenate(self, key: str, parts: list[tuple[str, int]]) -> int:
             begun.set()
             await go_on.wait()
             raise NoRoom("full")

@@ -14,6 +14,7 @@ from file_service.catalogue.uploads import UploadRows
 from tests.conftest import Client, Leftovers
 from tests.web.test_draft import PARTIAL, exchange, make
 from tests.web.test_tus import BYTES, TUS, create, file_of, head, offset_of, patch
+from tests.wire import Wire
 
 WHOLE = b"0123456789"
 
@@ -75,6 +76,56 @@ async def test_a_finished_upload_has_the_length_it_has(
     assert (await patch(client, url, 3, b"", Upload_Length=length)).status == status
 
 
+# ── said in a way that no client does ──
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "status"),
+    [
+        ("Upload-Metadata", "filename ä", 400),
+        ("Upload-Metadata", "filename \udcff", 400),
+        ("Upload-Concat", "final;http://[/uploads/x", 404),
+        ("Upload-Concat", "final;http://a\u2100b/uploads/x", 400),
+        ("Upload-Concat", "final;/uploads/\udcff", 400),
+    ],
+)
+async def test_what_is_no_ascii_or_no_url_is_refused(
+    client: Client, leftovers: Leftovers, name: str, value: str, status: int
+) -> None:
+    told = {"Tus-Resumable": "1.0.0", name: value}
+    if name != "Upload-Concat":
+        told["Upload-Length"] = "10"
+    lines = "".join(f"{key}: {text}\r\n" for key, text in told.items())
+    wire = await Wire.to(client)
+    head = f"POST /uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{lines}\r\n"
+    await wire.send(head.encode(errors="surrogateescape"))
+    assert (await wire.receive()).status == status
+    await wire.close()
+    assert await count_uploads(leftovers) == 0
+
+
+async def test_so_is_a_checksum_that_is_no_ascii(client: Client) -> None:
+    url = await create(client)
+    assert (await patch(client, url, 0, WHOLE, Upload_Checksum="sha1 ä")).status == 400
+    assert await offset_of(client, url) == 0
+
+
+@pytest.mark.parametrize("interop", ["4", "32768", "999999999999999"])
+async def test_a_version_of_the_draft_that_nobody_knows_is_none(
+    client: Client, interop: str
+) -> None:
+    told = {"Upload_Complete": "?0", "Upload_Draft_Interop_Version": interop}
+    made = await exchange(client, "POST /files/", WHOLE, **told)
+    assert (made.answer.status, made.interim) == (201, [])
+
+
+async def test_a_boolean_may_have_parameters(client: Client) -> None:
+    """RFC 9651 §3.1.2: who does not know them, ignores them."""
+    made = await exchange(client, "POST /files/", WHOLE, Upload_Complete='?0;why="later; perhaps"')
+    assert made.answer.status == 201
+    assert made.answer.headers["upload-complete"] == "?0"
+
+
 # ── more than comes, or may come ──
 
 
@@ -132,6 +183,23 @@ async def test_a_length_that_its_own_bytes_exceed_is_not_declared(client: Client
     assert await content_of(client, url) == WHOLE
 
 
+async def test_nor_is_one_that_is_seen_to_be_exceeded_on_the_way(client: Client) -> None:
+    url = await create(client, None)
+    headers = TUS | BYTES | {"Upload-Offset": "0", "Upload-Length": "5"}
+    async with client.patch(url, data=in_pieces(WHOLE), headers=headers) as response:
+        assert response.status == 413
+    assert (await head(client, url)).headers["Upload-Defer-Length"] == "1"
+    assert (await patch(client, url, 0, WHOLE, Upload_Length="10")).status == 204
+    assert await content_of(client, url) == WHOLE
+
+
+async def test_nor_is_one_that_comes_with_a_wrong_checksum(client: Client) -> None:
+    url = await create(client, None)
+    told = {"Upload_Length": "12", "Content_Digest": digest_of(b"another")}
+    assert (await patch(client, url, 0, WHOLE, **told)).status == 460
+    assert (await head(client, url)).headers["Upload-Defer-Length"] == "1"
+
+
 async def test_a_length_that_has_no_room_is_not_declared(client: Client) -> None:
     """Else it would be reserved, and nobody else had any room."""
     url = await create(client, None)
@@ -158,6 +226,51 @@ async def test_what_was_promised_is_not_given_to_an_upload_in_one_request(
             assert response.status == 201
     assert seen == [1000, 101_000]
     assert await rows.sum_reserved() == 1000
+
+
+# ── to what is finished ──
+
+
+@pytest.mark.parametrize(("body", "status"), [(b"", 204), (b"x", 413)])
+async def test_an_answer_that_was_lost_is_given_again(
+    client: Client, body: bytes, status: int
+) -> None:
+    """Whether there are bytes of a body without a length, only its end tells."""
+    url = await create(client)
+    await patch(client, url, 0, WHOLE)
+    headers = TUS | BYTES | {"Upload-Offset": "10"}
+    pieces = in_pieces(body) if body else in_pieces()
+    async with client.patch(url, data=pieces, headers=headers) as response:
+        assert response.status == status
+    assert await content_of(client, url) == WHOLE
+
+
+@pytest.mark.parametrize(("body", "status"), [(b"", 201), (b"x", 413)])
+@pytest.mark.parametrize("is_chunked", [True, False])
+async def test_so_it_is_in_the_draft_and_the_file_stays(
+    client: Client, body: bytes, status: int, is_chunked: bool
+) -> None:
+    made = await exchange(client, "POST /files/", WHOLE, Upload_Complete="?1")
+    url = f"/uploads/{made.answer.headers['location'].split('/')[2]}"
+    headers = {"Upload-Offset": "10", "Upload-Complete": "?1", "Content-Type": PARTIAL}
+    data = (in_pieces(body) if body else in_pieces()) if is_chunked else body
+    async with client.patch(url, data=data, headers=headers) as response:
+        assert response.status == status
+    assert await content_of(client, url) == WHOLE
+
+
+async def test_an_upload_whose_row_has_gone_is_spoken_of_as_its_client_speaks(
+    client: Client, leftovers: Leftovers
+) -> None:
+    made = await exchange(client, "POST /files/", WHOLE, Upload_Complete="?1")
+    url = f"/uploads/{made.answer.headers['location'].split('/')[2]}"
+    await leftovers.execute("DELETE FROM upload")  # as upkeep does a day later
+    state = (await exchange(client, f"HEAD {url}")).answer
+    assert state.headers["upload-complete"] == "?1"
+    assert "upload-limit" in state.headers
+    told = {"Upload_Offset": "10", "Upload_Complete": "?1", "Content_Type": PARTIAL}
+    assert (await exchange(client, f"PATCH {url}", b"", **told)).answer.status == 201
+    assert await offset_of(client, url) == 10
 
 
 # ── parts ──
@@ -204,6 +317,24 @@ async def test_the_digest_of_the_whole_is_said_at_the_creation(
         assert await content_of(client, url) == (WHOLE if status == 204 else None)
     assert await leftovers.rows() == 1
     assert await count_uploads(leftovers) == 1
+
+
+async def test_a_creation_of_another_whole_tells_no_address(client: Client) -> None:
+    told = TUS | BYTES | {"Upload-Length": "10", "Repr-Digest": digest_of(b"another")}
+    async with client.post("/uploads/", data=WHOLE, headers=told) as response:
+        assert (response.status, response.headers.get("Location")) == (400, None)
+    wrong = {"Upload_Complete": "?1", "Repr_Digest": digest_of(b"another")}
+    made = await exchange(client, "POST /files/", WHOLE, **wrong)
+    assert (made.answer.status, made.answer.headers.get("location")) == (400, None)
+
+
+async def test_parts_that_make_another_whole_are_refused_every_time(client: Client) -> None:
+    part = await make_part(client, WHOLE)
+    headers = TUS | {"Upload-Concat": f"final;{part}", "Repr-Digest": digest_of(b"another")}
+    for _ in range(2):
+        async with client.post("/uploads/", headers=headers) as response:
+            assert response.status == 400
+    assert (await put_together(client, part)).status == 201
 
 
 async def test_the_digest_that_is_wanted_is_kept(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""Failing: a real part of ours in which one call breaks. Arriving: a stream in a test's hands."""
+"""Real parts of ours in which one call breaks, or halts; a stream in a test's hands."""
 
 import asyncio
 from collections import deque
@@ -33,6 +33,27 @@ class Failing:
             raise self._error
 
         return fail
+
+
+class Halted:
+    """A part of ours in which the call named `on` waits until it may go on."""
+
+    def __init__(self, part: object, on: str) -> None:
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+        self._part = part
+        self._on = on
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._part, name)
+        if name != self._on:
+            return method
+
+        async def wait(*args: Any, **kwargs: Any) -> Any:
+            self.begun.set()
+            await self.go_on.wait()
+            return await method(*args, **kwargs)
+
+        return wait
 
 
 class Arriving:

@@ -26,28 +26,7 @@ from file_service.errors import (
 from file_service.models import Append, NewUpload
 from tests.core.test_resumable import BODY, add, begin, check_file, make, make_parts
 from tests.core.test_uploads import lying_in
-from tests.doubles import Arriving, Failing
-
-
-class Halted:
-    """A part of ours in which the call named `on` waits until it may go on."""
-
-    def __init__(self, part: object, on: str) -> None:
-        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
-        self._part = part
-        self._on = on
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._part, name)
-        if name != self._on:
-            return method
-
-        async def wait(*args: Any, **kwargs: Any) -> Any:
-            self.begun.set()
-            await self.go_on.wait()
-            return await method(*args, **kwargs)
-
-        return wait
+from tests.doubles import Arriving, Failing, Halted
 
 
 @pytest.fixture

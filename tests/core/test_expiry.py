@@ -14,10 +14,9 @@ from file_service.core import upkeep as module
 from file_service.core.upkeep import Upkeep
 from file_service.errors import UploadNotFound
 from file_service.models import Append, Checksum, Upload
-from tests.core.test_endings import Halted
 from tests.core.test_resumable import BODY, add, begin, make
 from tests.core.test_uploads import lying_in
-from tests.doubles import Arriving
+from tests.doubles import Arriving, Halted
 
 
 async def come_to_its_end(rows: UploadRows, upload: Upload) -> None:

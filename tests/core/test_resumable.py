@@ -32,7 +32,7 @@ from file_service.errors import (
 )
 from file_service.models import TUS, Append, Manner, NewUpload, Upload
 from tests.core.test_uploads import lying_in
-from tests.doubles import Arriving, Failing
+from tests.doubles import Arriving, Failing, Halted
 
 BODY = os.urandom(300_000)
 
@@ -348,23 +348,13 @@ async def test_what_failed_half_way_is_gone_on_with_by_the_same_words(
 async def test_whoever_comes_while_they_are_put_together_waits_for_the_same_file(
     store: LocalStore, catalogue: Catalogue, rows: UploadRows
 ) -> None:
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    class Slow:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(store, name)
-
-        async def concatenate(self, key: str, parts: list[tuple[str, int]]) -> int:
-            begun.set()
-            await go_on.wait()
-            return await store.concatenate(key, parts)
-
-    uploading = make(Slow(), catalogue, rows)
+    slow = Halted(store, "concatenate")
+    uploading = make(slow, catalogue, rows)
     parts, manner = await make_parts(uploading)
     first = asyncio.create_task(uploading.concatenate(NewUpload(), manner, parts))
-    await begun.wait()
+    await slow.begun.wait()
     second = asyncio.create_task(uploading.concatenate(NewUpload(), manner, parts))
-    asyncio.get_running_loop().call_later(0.2, go_on.set)
+    asyncio.get_running_loop().call_later(0.2, slow.go_on.set)
     assert (await first).id == (await second).id
     assert (await second).is_finished
     await check_file(catalogue, await first)

@@ -156,6 +156,13 @@ class Append:
     checksum: Checksum | None = None
 
     @property
+    def contradicts_itself(self) -> bool:
+        """Whether it is the last, and brings another number of bytes than its length says."""
+        if self.length is None or self.size is None:
+            return False
+        return self.is_last and self.offset + self.size != self.length
+
+    @property
     def declared_length(self) -> int | None:
         """What the whole upload will have by this request's word."""
         if self.length is None and self.is_last and self.size is not None:

@@ -83,13 +83,14 @@ class Receiver:
             raise OffsetMismatch(upload.offset, part.offset)
         length = upload.length if part.declared_length is None else part.declared_length
         _check_declared(upload, length)
+        if part.contradicts_itself:
+            raise LengthMismatch("The last request does not end where it says the upload does.")
         if part.size is not None:
             self._check_end(length, part.offset + part.size)
             if part.is_last and length != part.offset + part.size:
                 raise LengthMismatch("The last request does not end where the upload does.")
         if length is not None and upload.length is None:
             check_size(length, self._max_size)
-            await self._room.admit(length - upload.offset)
             await self._reserve(hold, length)
 
     async def _reserve(self, hold: Hold, length: int) -> None:

@@ -154,7 +154,11 @@ async def test_a_creation_with_more_than_it_declares_creates_nothing(
 
 @pytest.mark.parametrize(
     ("body", "complete", "length", "status"),
-    [(b"0123456789", "?0", "5", 413), (b"0123456789", "?1", "20", 400)],
+    [
+        (b"0123456789", "?0", "5", 413),
+        (b"0123456789", "?1", "5", 400),
+        (b"0123456789", "?1", "20", 400),
+    ],
 )
 async def test_nor_does_one_of_the_draft_that_contradicts_itself(
     client: Client, leftovers: Leftovers, body: bytes, complete: str, length: str, status: int

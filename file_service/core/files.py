@@ -74,7 +74,7 @@ class Files:
 
     def lease(self, file: File, stamp: Stamp, asked_at: float) -> "Lease":
         """Return a lease on a file whose row was asked for at `asked_at`, by the loop's clock."""
-        return Lease(self, self._store, file, stamp, asked_at)
+        return Lease(self, self._store, file.id, stamp, asked_at)
 
     def read(
         self, file: File, start: int = 0, stop: int | None = None
@@ -91,7 +91,7 @@ class Files:
             await self._catalogue.remove_file(file_id)
         except FileNotFound:
             await self._check_absence(file_id)
-            await self._catalogue.remove_file(file_id)
+            await self._remove_again(file_id)
         try:
             await self._store.delete(file_id)
             await self._catalogue.drop_removals([file_id])
@@ -99,6 +99,15 @@ class Files:
             # The file is gone for everybody; its note makes upkeep try the bytes again.
             logger.warning("the blob of %s stays for now: %s", file_id, error)
             await asyncio.sleep(LEASE_SECONDS)
+
+    async def _remove_again(self, file_id: str) -> None:
+        """Remove a row that has come since; FileNotFound once nobody shows its file any more."""
+        try:
+            await self._catalogue.remove_file(file_id)
+        except FileNotFound:
+            if await self._store.has_blob(file_id):  # another DELETE is at it, or left it
+                await asyncio.sleep(LEASE_SECONDS)
+            raise
 
 
 class Lease:
@@ -109,11 +118,11 @@ class Lease:
     """
 
     def __init__(
-        self, files: Files, store: BlobStore, file: File, stamp: Stamp, asked_at: float
+        self, files: Files, store: BlobStore, file_id: str, stamp: Stamp, asked_at: float
     ) -> None:
         self._files = files
         self._store = store
-        self._file = file
+        self._file_id = file_id  # alone: what its client said of it may be large
         self._stamp = stamp
         self._asked_at = asked_at
         self._renewal: asyncio.Task[None] | None = None
@@ -121,7 +130,7 @@ class Lease:
     def is_good(self) -> bool:
         """Whether nobody has deleted the file: its row is young, and its bytes are the same."""
         age = asyncio.get_running_loop().time() - self._asked_at
-        if age > LEASE_SECONDS or self._store.stamp(self._file.id) != self._stamp:
+        if age > LEASE_SECONDS or self._store.stamp(self._file_id) != self._stamp:
             return False
         if age > LEASE_SECONDS / 2 and self._renewal is None:
             # Else all who want it would ask for its row at the same moment.
@@ -131,7 +140,7 @@ class Lease:
     async def _renew(self) -> None:
         asked_at = asyncio.get_running_loop().time()
         try:
-            await self._files.get(self._file.id)
+            await self._files.get(self._file_id)
         except FileServiceError:
             return  # it ends by itself, and whoever comes then is told why
         self._asked_at = asked_at

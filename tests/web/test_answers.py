@@ -1,6 +1,7 @@
 """Answers that are given again without being made again, and when they must not be."""
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from file_service.blobs.local import LocalStore
 from file_service.catalogue.queries import Catalogue
 from file_service.core.files import Files
 from file_service.errors import BlobMissing, CatalogueUnavailable, StoreUnavailable
+from file_service.models import File
 from file_service.web import answers
 from file_service.web.answers import Answer, Answers
 from file_service.web.keys import HEALTH
@@ -165,6 +167,49 @@ async def test_a_deletion_that_cannot_take_the_bytes_waits_for_those_who_remembe
         async with client.delete(f"/files/{file_id}") as response:
             assert response.status == 204
     assert (await get(wire, file_id)).status == 404
+
+
+async def test_so_does_whoever_deletes_it_again(client: Client, wire: Wire) -> None:
+    """A 404 says, too, that nobody has it any more."""
+    file_id = await put(client)
+    assert [(await get(wire, file_id)).status for _ in range(3)] == [200] * 3
+    with patch.object(LocalStore, "delete", side_effect=StoreUnavailable("read-only")):
+        first = asyncio.create_task(delete(client, file_id))
+        while not await is_removed(client, file_id):
+            await asyncio.sleep(0.01)
+        assert await delete(client, file_id) == 404
+        assert (await get(wire, file_id)).status == 404
+        assert await first == 204
+
+
+async def delete(client: Client, file_id: str) -> int:
+    async with client.delete(f"/files/{file_id}") as response:
+        return response.status
+
+
+async def is_removed(client: Client, file_id: str) -> bool:
+    async with client.get(f"/files/{file_id}/info") as response:
+        return response.status == 404
+
+
+async def test_what_is_kept_of_a_file_is_no_more_than_its_answer(
+    client: Client, wire: Wire
+) -> None:
+    """What its client said of it may be larger than its bytes, and no answer has it."""
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    field = b'--b\r\nContent-Disposition: form-data; name="t"\r\n\r\n' + b"x" * 60_000
+    file = b'\r\n--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nx\r\n--b--'
+    async with client.post("/files/", data=field + file, headers=headers) as response:
+        file_id = await response.text()
+    before = count_files()
+    for number in range(10):
+        assert (await get(wire, file_id, f"X: {number}")).status == 200
+    assert count_files() == before
+
+
+def count_files() -> int:
+    gc.collect()
+    return sum(isinstance(each, File) for each in gc.get_objects())
 
 
 async def test_a_file_deleted_at_one_worker_is_gone_at_every_other(

@@ -10,7 +10,7 @@ from file_service.catalogue.database import Database, Shared
 from file_service.catalogue.engine import Commit
 from file_service.catalogue.tables import file as table
 from file_service.catalogue.tables import to_row
-from file_service.errors import FileServiceError, NoRoom, OutcomeUnknown
+from file_service.errors import NoRoom, OutcomeUnknown
 from file_service.models import File
 
 # PostgreSQL commits for many sessions at once by itself; a shared COMMIT whose answer is lost would
@@ -49,7 +49,7 @@ class Additions:
         for files in uploads:
             try:
                 await self._commit(files)
-            except (FileServiceError, sa.exc.IntegrityError) as error:
+            except Exception as error:  # noqa: BLE001  # told to whose it is, and to nobody else
                 outcomes.append(error)
             else:
                 outcomes.append(None)

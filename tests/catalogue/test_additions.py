@@ -1,7 +1,7 @@
 """Files that are added at the same time share a transaction, and nothing else."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from unittest.mock import patch
 
 import pytest
@@ -9,9 +9,11 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine.default import DefaultDialect
 
+from file_service.catalogue import additions
 from file_service.catalogue.database import MOST, Database
 from file_service.catalogue.queries import Catalogue
 from file_service.errors import FileNotFound, OutcomeUnknown
+from file_service.models import File
 from tests.catalogue.test_queries import make_file
 
 
@@ -56,6 +58,30 @@ async def test_what_is_wrong_with_one_is_not_the_others(catalogue: Catalogue) ->
     kinds = [type(each) for each in outcomes]
     assert kinds == [type(None), sa.exc.IntegrityError, type(None), type(None)]
     assert [await catalogue.get_file(each.id) for each in files] == files
+
+
+async def test_nor_is_an_error_that_nobody_has_foreseen(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, bad = make_file(), make_file()
+    await catalogue.add_files([there])
+    insert = additions.insert_files
+
+    def fail(connection: sa.Connection, files: Sequence[File]) -> None:
+        if list(files) == [bad]:
+            raise MemoryError
+        insert(connection, files)
+
+    monkeypatch.setattr(additions, "insert_files", fail)
+    files = [make_file(), there, make_file(), bad, make_file()]
+    outcomes = await asyncio.gather(
+        *(catalogue.add_files([each]) for each in files), return_exceptions=True
+    )
+    kinds = [type(each) for each in outcomes]
+    nothing = type(None)
+    assert kinds == [nothing, sa.exc.IntegrityError, nothing, MemoryError, nothing]
+    for each in (files[0], files[2], files[4]):
+        assert await catalogue.get_file(each.id) == each
 
 
 async def test_of_several_files_of_one_upload_none_comes_alone(catalogue: Catalogue) -> None:

@@ -76,7 +76,8 @@ async def _send_small(
     response = web.Response(body=content, headers=headers)
     await response.prepare(request)
     await response.write_eof()
-    SENT.add(len(content))
+    if request.method != "HEAD":
+        SENT.add(len(content))
     if stamp is None or not isinstance(request.protocol, Connection):
         return response
 

@@ -6,14 +6,14 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing, contextmanager, nullcontext
 from typing import BinaryIO
 
 from aiohttp import web
 
-from file_service.errors import BlobMissing, FileServiceError
+from file_service.errors import BlobMissing, FileServiceError, StoreUnavailable
 from file_service.models import File
 from file_service.tasks import in_executor
 from file_service.web.access import SENT
@@ -50,13 +50,18 @@ async def send_body(
     """
     response.content_length = sum(len(segment) for segment in segments)
     blob = await request.app[FILES].open(file)
-    with blob or nullcontext():
+    with blob or nullcontext(), _second_socket(request) as sock:
         await response.prepare(request)
         if request.method == "HEAD" or not response.content_length:
             return response  # from the same bytes as for a GET, or the same error
         try:
             for segment in segments:
-                await _send_segment(request, response, file, blob, segment)
+                if isinstance(segment, bytes):
+                    await response.write(segment)
+                elif blob is None:
+                    await _copy_span(request, response, file, segment)
+                else:
+                    await _send_span(request, sock, blob, segment)
                 SENT.add(len(segment))
         except ConnectionError:
             raise  # the client left; before OSError, which it is, too
@@ -71,22 +76,25 @@ async def send_body(
     return response
 
 
-async def _send_segment(
-    request: web.Request,
-    response: web.StreamResponse,
-    file: File,
-    blob: BinaryIO | None,
-    segment: Segment,
+@contextmanager
+def _second_socket(request: web.Request) -> Iterator[socket.socket]:
+    """Open the connection once more: the transport's own descriptor cannot be waited on beside it.
+
+    StoreUnavailable where there is none left, as where there is none for the blob.
+    """
+    if request.transport is None or request.transport.is_closing():
+        raise ConnectionResetError("the client left")
+    try:
+        fd = os.dup(request.transport.get_extra_info("socket").fileno())
+    except OSError as error:
+        raise StoreUnavailable("The service has too many files open.") from error
+    with socket.socket(fileno=fd) as sock:
+        yield sock
+
+
+async def _send_span(
+    request: web.Request, sock: socket.socket, blob: BinaryIO, span: range
 ) -> None:
-    if isinstance(segment, bytes):
-        await response.write(segment)
-    elif blob is None:
-        await _copy_span(request, response, file, segment)
-    else:
-        await _send_span(request, blob, segment)
-
-
-async def _send_span(request: web.Request, blob: BinaryIO, span: range) -> None:
     """Have the kernel send the span, from a thread: the disk may take its time to read it.
 
     A reader that stops is the kernel's to notice, by the server's TCP_USER_TIMEOUT.
@@ -99,14 +107,12 @@ async def _send_span(request: web.Request, blob: BinaryIO, span: range) -> None:
     transport.set_write_buffer_limits()
     if request.transport is not transport:
         raise ConnectionResetError("the client left")
-    # The transport's own descriptor cannot be waited on beside it.
-    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as sock:
-        try:
-            await _send_all(sock.fileno(), blob.fileno(), span)
-        except BaseException:
-            # Whoever closes it, and however gracefully: the body did not come whole.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
-            raise
+    try:
+        await _send_all(sock.fileno(), blob.fileno(), span)
+    except BaseException:
+        # Whoever closes it, and however gracefully: the body did not come whole.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        raise
 
 
 async def _send_all(sock: int, blob: int, span: range) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import hashlib
 import io
 import os
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from file_service.web.access import SENT
 from file_service.web.downloads import SMALL
 from file_service.web.headers import format_digests
+from file_service.web.render import PROBLEMS
 from tests.conftest import Client, Leftovers
 from tests.wire import Wire
 
@@ -183,7 +186,7 @@ async def test_an_error_behind_the_head_is_no_second_answer(
     async def fail(*_args: object) -> None:
         raise ValueError("a mistake of ours")
 
-    monkeypatch.setattr("file_service.web.sendfile._send_segment", fail)
+    monkeypatch.setattr("file_service.web.sendfile._send_span", fail)
     wire = await Wire.to(client)
     await wire.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 2)
     with suppress(ConnectionResetError):
@@ -191,6 +194,36 @@ async def test_an_error_behind_the_head_is_no_second_answer(
         assert received.count(b"HTTP/1.1 ") <= 1
         assert await wire.is_closed()
     await wire.close()
+
+
+async def test_without_a_descriptor_left_there_is_an_answer_that_says_so(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client.post("/files/", data=b"abc" * SMALL) as response:
+        path = response.headers["Location"]
+    missing = PROBLEMS.get("blob-missing")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup", raise_too_many)
+        async with client.get(path) as response:
+            assert (response.status, "Retry-After" in response.headers) == (503, True)
+    assert PROBLEMS.get("blob-missing") == missing
+    async with client.get(path) as response:
+        assert await response.read() == b"abc" * SMALL
+
+
+def raise_too_many(_: int) -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+@pytest.mark.parametrize("size", [SMALL, SMALL + 1])
+async def test_what_is_sent_is_counted_once_and_not_of_a_head(client: Client, size: int) -> None:
+    async with client.post("/files/", data=bytes(size)) as response:
+        path = response.headers["Location"]
+    for ask, sent in ((client.head, 0), (client.get, size)):
+        before = SENT.get()
+        async with ask(path) as response:
+            await response.read()
+        assert SENT.get() == before + sent
 
 
 async def test_a_reader_that_pauses_gets_every_byte_once(client: Client) -> None:

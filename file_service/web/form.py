@@ -78,6 +78,13 @@ async def read_text(part: Part, room: int) -> str:
     return text
 
 
+async def pass_over(part: Part) -> None:
+    """Read a part that a browser sends where no file was chosen; Malformed where it has bytes."""
+    async for chunk in part.chunks:
+        if chunk:
+            raise Malformed(f"The file in the form field {part.name!r} has no name.")
+
+
 class _Form:
     """The bytes of a form, looked at through a buffer that never holds much more than a chunk."""
 

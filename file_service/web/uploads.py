@@ -1,5 +1,6 @@
 """Uploads in one request: a raw body, a form, PUT."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from urllib.parse import unquote_to_bytes
@@ -14,6 +15,7 @@ from file_service.errors import (
     FileNotFound,
     Malformed,
     PreconditionFailed,
+    TooLarge,
 )
 from file_service.models import Chunks, NewUpload
 from file_service.web import body, draft, form, render
@@ -28,6 +30,9 @@ from file_service.web.keys import FILES, LIMITS, UPLOADS
 from file_service.web.resumption import parse_repr_digest
 
 FORM = "multipart/form-data"
+
+# How often the most that text fields may have is kept: each file of a form has them all.
+_MOST_KEPT = 16
 
 # curl adds this to any --data-binary; a file of it is not what anybody stores.
 _UNDECLARED = {"", OCTETS, "application/x-www-form-urlencoded"}
@@ -148,6 +153,7 @@ async def _parse_parts(
 ) -> AsyncIterator[tuple[NewUpload, Chunks]]:
     """Yield the files of a form, each with the text fields that came before it."""
     fields: dict[str, str] = {}
+    kept = 0
     wanted = _parse_wanted(request)
     most = request.app[LIMITS].form_fields
     async for part in parts:
@@ -155,7 +161,12 @@ async def _parse_parts(
             if part.name in fields:  # RFC 7578 §4.3: else the first would be lost
                 raise Malformed(f"The form has the text field {part.name!r} twice.")
             fields[part.name] = await form.read_text(part, _room(fields, part.name, most))
-        elif part.filename:  # a browser sends an empty name where no file was chosen
+        elif not part.filename:
+            await form.pass_over(part)
+        else:
+            kept += _measure(fields)
+            if kept > _MOST_KEPT * most:
+                raise TooLarge("The text fields are too long to be kept for each of the files.")
             yield _parse_part(part, fields, wanted), part.chunks
 
 
@@ -167,6 +178,11 @@ def _parse_part(part: form.Part, fields: Mapping[str, str], wanted: frozenset[st
         digests=parse_digests(part.content_digest),
         wanted_digests=wanted,
     )
+
+
+def _measure(fields: Mapping[str, str]) -> int:
+    """Return the bytes of text fields as they are kept and answered: escaped, with each file."""
+    return len(json.dumps(fields))
 
 
 def _room(fields: Mapping[str, str], name: str, most: int) -> int:

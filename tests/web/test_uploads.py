@@ -245,6 +245,8 @@ async def test_a_file_input_where_none_was_chosen_is_passed_over(client: Client)
     [
         (multipart(("t", None, b"only text")), 400, "malformed"),
         (multipart(("f", "", b"")), 400, "malformed"),
+        (multipart(("f", "a", b"1"), ("f", "", b"what would be lost")), 400, "malformed"),
+        (multipart(("t", None, b"\1" * 60_000), *[("f", "a", b"1")] * 3), 413, "too-large"),
         (multipart(), 400, "malformed"),
         (b"", 400, "cut-short"),
         (multipart(("f", "a", BODY))[:-9], 400, "cut-short"),

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import resource
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -61,6 +62,7 @@ class LocalStore:
         self._puts = Puts(partial(folders.check, folder, identity))
         self._is_local = folders.is_local(folder)
         self._held: dict[str, BinaryIO] = {}
+        self._most_held = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3
         self._failures: deque[float] = deque(maxlen=MOST_FAILURES)
         self._room = 0
         self._room_known_at = float("-inf")
@@ -89,6 +91,7 @@ class LocalStore:
         """Write `chunks` at `offset` of the stage, fsync it, return its length."""
         with self._translated():
             if key not in self._held:
+                self._check_held()
                 self._held[key] = await disk.create_stage(self._staging / key)
         file, stage = self._held[key], self._staging / key
         syncs = _Syncs(file)
@@ -293,6 +296,11 @@ class LocalStore:
         recent = time.monotonic() - FAILURE_SECONDS
         if len(self._failures) == MOST_FAILURES and self._failures[0] > recent:
             raise StoreUnavailable("The blob store's disk failed several times in a minute.")
+
+    def _check_held(self) -> None:
+        # A form holds a stage for each of its files: not all that readers need, too.
+        if len(self._held) >= self._most_held:
+            raise StoreUnavailable("Too many uploads are under way.")
 
     def _is_room_old(self) -> bool:
         return time.monotonic() - self._room_known_at > ROOM_SECONDS

@@ -89,6 +89,20 @@ async def test_two_stores_never_write_one_stage(store: LocalStore, tmp_path: Pat
     await other.close()
 
 
+async def test_stages_leave_descriptors_to_those_who_read(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_most_held", 2)
+    keys = [str(uuid4()) for _ in range(3)]
+    for key in keys[:2]:
+        await store.append(key, 0, stream(b"x"))
+    with pytest.raises(StoreUnavailable):
+        await store.append(keys[2], 0, stream(b"x"))
+    await store.append(keys[0], 1, stream(b"more"))
+    await store.discard(keys[1])
+    await store.append(keys[2], 0, stream(b"x"))
+
+
 async def test_a_commit_never_replaces_a_blob(store: LocalStore) -> None:
     key = str(uuid4())
     await store.append(key, 0, stream(b"first"))

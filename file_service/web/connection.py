@@ -15,7 +15,7 @@ from aiohttp import EMPTY_PAYLOAD, HttpVersion11, StreamReader, web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.web import RequestPayloadError
-from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, _ErrInfo
+from aiohttp.web_protocol import ERROR, MAX_MSG_QUEUE_SIZE, _ErrInfo
 from multidict import CIMultiDictProxy
 
 from file_service.errors import CutShort
@@ -409,6 +409,8 @@ class Server(web.Server):
         """
 
         def make_without_expect(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+            if message is ERROR:  # what was no request is answered in our version (RFC 9110 §2.5)
+                message = message._replace(version=HttpVersion11)
             if message.url.absolute:
                 message = message._replace(url=message.url.relative())
             if "Expect" not in message.headers:

@@ -147,3 +147,11 @@ async def test_what_ends_in_a_closed_connection_says_so(
     assert answer.headers.get("connection") == ("close" if b"HTTP/1.1" in head else None)
     assert await wire.is_closed()
     await wire.close()
+
+
+@pytest.mark.parametrize("head", [b"FOO / HTTP/1.1\r\nHost: x\r\n\r\n", b"no request\r\n\r\n"])
+async def test_what_is_no_request_is_answered_in_our_version(client: Client, head: bytes) -> None:
+    wire = await Wire.to(client)
+    await wire.send(head)
+    assert await wire.reader.readline() == b"HTTP/1.1 400 Bad Request\r\n"
+    await wire.close()

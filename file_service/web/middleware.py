@@ -74,7 +74,8 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
     status, size = 499, 0  # until there is an answer, the client is the one who left
     try:
         response = await _answer(request, handler)
-        status, size = response.status, response.content_length or 0
+        status = response.status
+        size = 0 if request.method == "HEAD" else response.content_length or 0
         return response
     finally:
         tell(

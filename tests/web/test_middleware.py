@@ -125,3 +125,13 @@ async def test_each_request_is_one_line_without_its_query(
     assert fields["request_id"] == request_id
     assert fields["size"] == response.content_length
     assert "secret" not in str(fields)
+
+
+async def test_a_head_is_answered_by_no_bytes(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with client.head("/nothing") as response:
+        assert int(response.headers["Content-Length"]) > 0
+    (record,) = [record for record in caplog.records if record.name == "file_service.access"]
+    assert record.__dict__["size"] == 0

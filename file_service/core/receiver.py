@@ -13,8 +13,8 @@ from file_service.core.holds import Hold
 from file_service.core.room import Room
 from file_service.errors import (
     ChecksumMismatch,
+    FileServiceError,
     LengthMismatch,
-    NoRoom,
     NotAppendable,
     OffsetMismatch,
     TooLarge,
@@ -100,7 +100,7 @@ class Receiver:
         hold.upload = await self._rows.declare(before, length)
         try:
             await self._room.admit(0)
-        except NoRoom:
+        except FileServiceError:
             await self._go_back(hold, before)
             raise
 

@@ -22,7 +22,6 @@ from file_service.errors import (
     FileNotFound,
     FileServiceError,
     Malformed,
-    NoRoom,
     Unavailable,
     UploadBusy,
     UploadExpired,
@@ -105,9 +104,14 @@ class Resumable:
             return
         try:
             await self._room.admit(0)
-        except NoRoom:
-            await self._rows.remove(upload)
+        except BaseException:
+            await to_its_end(self._take_back(upload))
             raise
+
+    async def _take_back(self, upload: Upload) -> None:
+        """Remove an upload that nobody is told of; one that cannot be removed expires."""
+        with suppress(FileServiceError):
+            await self._rows.remove(upload)
 
     async def find(self, upload_id: str) -> Upload:
         """Return an upload as it was last written down; its holder may be further.

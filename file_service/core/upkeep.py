@@ -14,7 +14,7 @@ from file_service.catalogue.queries import Catalogue
 from file_service.catalogue.uploads import UploadRows
 from file_service.core.digests import Digests
 from file_service.core.names import is_id
-from file_service.errors import BlobMissing, FileNotFound, FileServiceError
+from file_service.errors import BlobMissing, FileNotFound, FileServiceError, StoreUnavailable
 from file_service.metrics import Counter
 from file_service.models import BlobInfo, File, Upload
 
@@ -136,7 +136,7 @@ class Upkeep:
                 if self._is_stopping:
                     return settled
                 await self._settle_stages(batch, settled)
-            await self._expire_uploads()
+            await self._expire_uploads(settled)
             await self._finish_removals(settled)
             await self._catalogue.drop_fences(datetime.now(UTC) - FENCE_AGE)
         except FileServiceError as error:
@@ -152,23 +152,29 @@ class Upkeep:
             if stage.key not in living:
                 await self._settle_stage(stage, settled)
 
-    async def _expire_uploads(self) -> None:
+    async def _expire_uploads(self, settled: Settled) -> None:
         """Have uploads that nobody went on with in time not exist; their bytes go as removals."""
         removed, now = BATCH, datetime.now(UTC)
         while removed == BATCH and not self._is_stopping:
             expired = await self._rows.find_expired(now, BATCH)
             for each in expired:
                 if each.is_held:
-                    await self._let_go(each)
+                    await self._let_go(each, settled)
             removed = await self._rows.remove_expired([each.id for each in expired], now)
 
-    async def _let_go(self, upload: Upload) -> None:
+    async def _let_go(self, upload: Upload, settled: Settled) -> None:
         """Take away the mark of a holder that is dead: whoever lives has its stage locked."""
-        if await self._store.take_over(upload.id) or not await self._store.has_stage(upload.id):
+        key = upload.id
+        try:
+            if not await self._store.take_over(key) and await self._store.has_stage(key):
+                return
             try:
                 await self._rows.let_go(upload)
             finally:
-                await self._store.release(upload.id)
+                await self._store.release(key)
+        except StoreUnavailable as error:
+            settled.failed += 1
+            logger.warning("%s, which is over, stays for now: %s", key, error)
 
     async def _settle_stage(self, stage: BlobInfo, settled: Settled) -> None:
         """Settle one upload that no living process works at; one that cannot be is skipped."""

@@ -23,7 +23,7 @@ _KEY = re.compile(r"[!-+\--~]+", re.ASCII)  # printable ASCII without blank and 
 _UPLOAD_PATH = re.compile(r"(?:.*/)?uploads/([^/]+)/?")
 
 # RFC 9651: what the fields of the draft are made of; a field that is none of it is ignored.
-_PARAMETERS = r"""(?:;\ *[a-z*][a-z0-9_.*-]*(?:=(?:"(?:[^"\\]|\\.)*"|[^;"]*))?)*\s*"""  # §3.1.2
+_PARAMETERS = r"""(?:;\ *[a-z*][a-z0-9_.*-]*(?:=(?:"(?:[^"\\]|\\.)*"|[^;"\s]*))?)*\s*"""  # §3.1.2
 _BOOLEAN = re.compile(r"\s*\?([01])" + _PARAMETERS)
 _INTEGER = re.compile(r"\s*([0-9]{1,15})" + _PARAMETERS)
 

@@ -182,7 +182,7 @@ def _parse_part(part: form.Part, fields: Mapping[str, str], wanted: frozenset[st
 
 def _measure(fields: Mapping[str, str]) -> int:
     """Return the bytes of text fields as they are kept and answered: escaped, with each file."""
-    return len(json.dumps(fields))
+    return len(json.dumps(fields)) if fields else 0
 
 
 def _room(fields: Mapping[str, str], name: str, most: int) -> int:

@@ -121,26 +121,27 @@ async def test_digests_of_what_was_taken_back_are_not_gone_on_with(
     await check_file(catalogue, upload, BODY[1000:1300])
 
 
-async def test_a_length_for_which_others_have_taken_the_room_is_not_kept(
-    store: LocalStore, catalogue: Catalogue, rows: UploadRows
+@pytest.mark.parametrize("error", [NoRoom("others were faster"), StoreUnavailable("away")])
+async def test_a_length_that_is_not_confirmed_is_not_kept(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, error: FileServiceError
 ) -> None:
-    """They were admitted between the look at the room and the promise."""
+    """Others may have been admitted between the look at the room and the promise."""
     uploading = make(store, catalogue, rows)
     upload = await begin(uploading, None)
-    full = _FullTheSecondTime(store)
-    with pytest.raises(NoRoom):
-        await begin(make(full, catalogue, rows))
+    with pytest.raises(type(error)):
+        await begin(make(_FailingTheSecondTime(store, error), catalogue, rows))
     part = Append(offset=0, size=1, length=1000)
-    full = _FullTheSecondTime(store)
-    with pytest.raises(NoRoom):
-        await make(full, catalogue, rows).append(upload, part, Arriving(b"x"))
+    full = make(_FailingTheSecondTime(store, error), catalogue, rows)
+    with pytest.raises(type(error)):
+        await full.append(upload, part, Arriving(b"x"))
     assert await rows.sum_reserved() == 0
     assert (await rows.get(upload.id)).length is None
 
 
-class _FullTheSecondTime:
-    def __init__(self, store: LocalStore) -> None:
+class _FailingTheSecondTime:
+    def __init__(self, store: LocalStore, error: FileServiceError) -> None:
         self._store = store
+        self._error = error
         self._is_admitted = False
 
     def __getattr__(self, name: str) -> Any:
@@ -148,7 +149,7 @@ class _FullTheSecondTime:
 
     async def admit(self, length: int | None, *, is_put: bool = False) -> None:
         if self._is_admitted:
-            raise NoRoom("others were faster")
+            raise self._error
         self._is_admitted = True
         await self._store.admit(length, is_put=is_put)
 

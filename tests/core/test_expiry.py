@@ -90,6 +90,19 @@ async def test_so_it_does_where_there_is_no_stage(
     assert lying_in(store._folder) == []
 
 
+async def test_one_that_cannot_be_looked_at_is_passed_over(
+    store: LocalStore, catalogue: Catalogue, rows: UploadRows, upkeep: Upkeep
+) -> None:
+    uploading = make(store, catalogue, rows)
+    odd, other = await begin(uploading), await begin(uploading)
+    for each in (odd, other):
+        await rows.claim(each.id)
+    (store._folder / "staging" / odd.id).symlink_to("/")
+    await rows.expire([odd.id, other.id], datetime.now(UTC))
+    await upkeep.settle()
+    assert (await is_known(rows, odd), await is_known(rows, other)) == (True, False)
+
+
 async def test_all_go_in_one_round_however_many(
     store: LocalStore,
     catalogue: Catalogue,

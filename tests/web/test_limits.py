@@ -115,6 +115,14 @@ async def test_the_number_of_form_parts_can_be_set(serve: Serve, parts: int, sta
         assert response.status == status
 
 
+async def test_files_without_text_fields_need_no_room_for_any(serve: Serve) -> None:
+    client = await serve(max_form_fields=0)
+    part = b'--b\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\nx\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    async with client.post("/files/", data=part * 9 + b"--b--\r\n", headers=headers) as response:
+        assert response.status == 201
+
+
 @pytest.mark.parametrize(("size", "status"), [(900, 404), (1100, 431)])
 async def test_the_size_of_headers_can_be_set(serve: Serve, size: int, status: int) -> None:
     wire = await Wire.to(await serve(max_header=1024))

@@ -124,6 +124,8 @@ async def test_a_boolean_may_have_parameters(client: Client) -> None:
     made = await exchange(client, "POST /files/", WHOLE, Upload_Complete='?0;why="later; perhaps"')
     assert made.answer.status == 201
     assert made.answer.headers["upload-complete"] == "?0"
+    broken = await exchange(client, "POST /files/", WHOLE, Upload_Complete='?0;a= "x"')
+    assert "upload-complete" not in broken.answer.headers
 
 
 # ── more than comes, or may come ──

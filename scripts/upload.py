@@ -124,7 +124,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def parse_count(text: str) -> int:
     """Return a number of attempts, or of parts."""
-    if not (text.isascii() and text.isdigit() and int(text[:4]) <= 100):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= 100):
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 100")
     return int(text)
 
@@ -145,7 +145,7 @@ def parse_host(text: str) -> str:
 
 def parse_port(text: str) -> int:
     """Return a port that can be connected to."""
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 65535):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!r} is no port from 1 to 65535")
     return int(text)
 
@@ -226,7 +226,7 @@ async def upload(order: Order) -> str:
     try:
         async with aiofiles.open(order.path, "rb", buffering=0) as file:
             with await _open_bar(order.path) as bar:
-                body = Body(read_chunks(file, order.chunk_size, bar))
+                body = Body(read_chunks(file, order.chunk_size, bar, bar.total or 0))
                 answer = await send(body, order.url, order.path.name)
                 await asyncio.sleep(0.05)  # aiohttp's sockets close on the loop's next rounds
     except OSError as error:
@@ -234,11 +234,20 @@ async def upload(order: Order) -> str:
     return read_id(answer, is_complete=body.is_complete)
 
 
-async def read_chunks(file: AsyncFileIO, size: int, bar: "tqdm[Any]") -> AsyncIterator[bytes]:
-    """Yield the file in chunks of `size` bytes, the last one shorter; the bar counts those sent."""
+async def read_chunks(
+    file: AsyncFileIO, size: int, bar: "tqdm[Any]", expected: int
+) -> AsyncIterator[bytes]:
+    """Yield the file in chunks of `size` bytes, the last one shorter; the bar counts those sent.
+
+    OSError where there are fewer bytes than `expected`: what was sent is no file that ever was.
+    """
+    left = expected
     while chunk := await file.read(size):
+        left -= len(chunk)
         yield chunk
         bar.update(len(chunk))
+    if left > 0:
+        raise OSError("it became shorter while it was sent")
 
 
 async def send(body: Body, url: str, name: str) -> Answer:
@@ -395,7 +404,7 @@ def write_id(file_id: str) -> None:
     """Write the id to standard output, UploadFailed where that takes nothing."""
     try:
         # Past the buffer of sys.stdout, which would try again, and fail loudly, at exit.
-        os.write(1, f"{file_id}\n".encode())
+        os.write(1, os.fsencode(f"{file_id}\n"))  # with a name, whose bytes may be any
     except OSError as error:
         message = f"stored as {file_id}, but cannot write to standard output: {explain(error)}"
         raise UploadFailed(message) from error

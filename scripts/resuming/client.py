@@ -18,6 +18,7 @@ QUIET_SECONDS = 120.0
 
 LONGEST_WAIT = 600.0  # seconds that a server can make us wait by Retry-After
 LONGEST_ANSWER = 64 * 1024
+LONGEST_NUMBER = 20  # digits
 
 # Beside 5xx: what another attempt can be expected to get past.
 PASSING = {408, 409, 423, 425, 429, 460}
@@ -108,10 +109,15 @@ class Client:
             return None if match is None else base64.b64decode(match[1])
         return None
 
-    async def delete(self, url: str) -> None:
-        """Take the upload away, and the file that it has become."""
-        with suppress(Passing, Gone, Failed):
+    async def delete(self, url: str) -> bool:
+        """Take the upload away, and the file that it has become; return whether it is gone."""
+        try:
             await self._ask("DELETE", url, {}, 204)
+        except (Passing, Failed):
+            return False
+        except Gone:
+            pass
+        return True
 
     async def _ask(
         self, method: str, url: str, headers: dict[str, str], status: int, body: Body | None = None
@@ -141,7 +147,10 @@ class Client:
         location = answer.headers.get("Location")
         if not location:
             raise Failed(f"{self.url} does not say where the upload is")
-        return urljoin(self.url, location)
+        try:
+            return urljoin(self.url, location)
+        except ValueError as error:
+            raise Failed(f"{self.url} says that the upload is at no address at all") from error
 
 
 def find_id(url: str) -> str:
@@ -157,7 +166,7 @@ def _name(name: str) -> dict[str, str]:
 
 def _read_offset(answer: aiohttp.ClientResponse) -> int:
     text = answer.headers.get("Upload-Offset", "")
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < LONGEST_NUMBER):
         raise Failed(f"{answer.url} does not speak tus: it says no Upload-Offset")
     return int(text)
 
@@ -185,4 +194,5 @@ async def _describe(answer: aiohttp.ClientResponse) -> str:
 def _read_wait(answer: aiohttp.ClientResponse) -> float:
     """Return the seconds of a Retry-After; a date is not worth the clocks that differ."""
     text = answer.headers.get("Retry-After", "")
-    return min(float(text), LONGEST_WAIT) if text.isascii() and text.isdigit() else 0.0
+    is_number = text.isascii() and text.isdigit() and len(text) < LONGEST_NUMBER
+    return min(float(text), LONGEST_WAIT) if is_number else 0.0

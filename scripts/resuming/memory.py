@@ -25,20 +25,29 @@ class Part:
 class Entry:
     """An unfinished upload of a file that had this size, and was changed at this time.
 
-    `url` is where its parts were put together, None until they are.
+    `url` is where its parts were put together, None until they are; they may be from when it
+    `is_sent`.
     """
 
     size: int
     mtime_ns: int
     parts: list[Part] = field(default_factory=list)
     url: str | None = None
+    is_sent: bool = False
+
+
+# Whoever knows an upload's address may end it: nobody else reads these.
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
 def choose_folder() -> Path:
     """Return where programs keep what they remember, by the XDG Base Directory Specification."""
     base = os.environ.get("XDG_STATE_HOME", "")
     if not Path(base).is_absolute():  # the specification: anything else is ignored
-        base = str(Path.home() / ".local" / "state")
+        try:
+            base = str(Path.home() / ".local" / "state")
+        except RuntimeError as error:
+            raise Failed("there is no home folder to remember uploads in: name --state") from error
     return Path(base) / "file-service" / "uploads"
 
 
@@ -65,9 +74,8 @@ class Memory:
             raise Failed("another run is uploading it") from None
         except OSError as error:
             raise Failed(f"cannot use {self._file}: {error.strerror}") from error
-        with suppress(
-            OSError, ValueError, TypeError
-        ):  # nothing, or nonsense: nothing is remembered
+        # Nothing, or nonsense: nothing is remembered.
+        with suppress(OSError, ValueError, TypeError, RecursionError):
             self._entries = dict(json.loads(self._file.read_text()))
         return self
 
@@ -95,10 +103,16 @@ class Memory:
         """Return what is remembered under `key`, None where that is nothing usable."""
         try:
             entry = self._entries[key]
-            parts = [Part(int(p["start"]), int(p["end"]), p["url"]) for p in entry["parts"]]
-            return Entry(int(entry["size"]), int(entry["mtime_ns"]), parts, entry["url"])
-        except (KeyError, TypeError, ValueError):
+            parts = [
+                Part(int(p["start"]), int(p["end"]), _as_url(p["url"])) for p in entry["parts"]
+            ]
+            size, mtime_ns, url = int(entry["size"]), int(entry["mtime_ns"]), _as_url(entry["url"])
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
+        bounds = [0, *(part.end for part in parts)]
+        if not parts or [*(part.start for part in parts), size] != bounds:
+            return None
+        return Entry(size, mtime_ns, parts, url, is_sent=entry.get("is_sent") is True)
 
     def keep(self, key: str, entry: Entry) -> None:
         """Remember an upload, whatever happens from now on."""
@@ -116,7 +130,14 @@ class Memory:
                 self._file.unlink(missing_ok=True)
                 return
             new = self._file.with_name(f"{self._file.name}.new")
-            new.write_text(json.dumps(self._entries, indent=1))
+            with open(os.open(new, _WRITE, 0o600), "w") as file:  # noqa: PTH123  # its mode
+                json.dump(self._entries, file, indent=1)
             new.replace(self._file)
         except OSError as error:
             raise Failed(f"cannot write {self._file}: {error.strerror}") from error
+
+
+def _as_url(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and value.startswith(("http://", "https://"))):
+        return value
+    raise ValueError("no address of an upload")

@@ -6,7 +6,7 @@ import random
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
@@ -20,6 +20,9 @@ from tqdm import tqdm
 
 from resuming.client import CONNECT_SECONDS, Body, Client, Explain, Failed, Gone, Passing, find_id
 from resuming.memory import Entry, Memory, Part, choose_file
+
+Tell = Callable[[str], None]
+"""Whoever is to know a file's id."""
 
 FIRST_WAIT = 0.5  # seconds; each further one is twice as long
 LONGEST_WAIT = 30.0
@@ -102,14 +105,14 @@ class Sender:
         if self._shared:
             self._shared.__exit__(*error)
 
-    async def send(self, path: Path) -> str:
-        """Send a file, or the rest of it; return its id, or raise Failed."""
+    async def send(self, path: Path, tell: Tell) -> None:
+        """Send a file, or the rest of it, and tell its id, or raise Failed."""
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS)
         try:
             with self._remember(path) as memory:
                 async with aiohttp.ClientSession(timeout=timeout) as session:
                     client = Client(session, self._options.url, self._explain)
-                    return await Transfer(path, client, memory, self._options).run()
+                    await Transfer(path, client, memory, self._options).run(tell)
         except OSError as error:
             raise Failed(f"cannot read {path}: {self._explain(error)}") from error
 
@@ -131,9 +134,9 @@ class Transfer:
         self._digest = Digest()
         self._offsets: dict[int, int] = {}
 
-    async def run(self) -> str:
-        """Send it; return its id."""
-        entry = self._recall()
+    async def run(self, tell: Tell) -> None:
+        """Send it, and tell its id before anything of it is forgotten."""
+        entry = await self._recall()
         with self._open_bar(entry.size) as bar:
             self._bar = bar
             if len(entry.parts) == 1:
@@ -144,12 +147,12 @@ class Transfer:
                 self._memory.keep(self._key, entry)  # or it would be put together twice
             url = entry.url or ""
             await self._check(entry, url)
+        tell(find_id(url))
         self._memory.forget(self._key)
-        return find_id(url)
 
     # ── what is there ──
 
-    def _recall(self) -> Entry:
+    async def _recall(self) -> Entry:
         """Return where to go on, or how to begin where nothing is known of this very file."""
         found = self._path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -159,11 +162,26 @@ class Transfer:
             return entry
         if entry:
             self._tell("the file has changed: it is sent anew")
+            await self._give_up(entry)
         entry = Entry(found.st_size, found.st_mtime_ns)
         count = max(1, min(self._options.parallel, found.st_size // SMALLEST_PART))
         bounds = [found.st_size * index // count for index in range(count + 1)]
         entry.parts = [Part(*span) for span in pairwise(bounds)]
         return entry
+
+    async def _give_up(self, entry: Entry) -> None:
+        """Take away what the server has of an upload that nobody goes on with, and forget it.
+
+        What is a file already stays: its id may have been told.
+        """
+        for part in entry.parts:
+            with suppress(Passing, Gone, Failed):
+                if part.url and (len(entry.parts) > 1 or await self._is_unfinished(part)):
+                    await self._client.delete(part.url)
+        self._memory.forget(self._key)
+
+    async def _is_unfinished(self, part: Part) -> bool:
+        return await self._client.find_offset(part.url or "") < part.end - part.start
 
     def _open_bar(self, size: int) -> "tqdm[Any]":
         return tqdm(
@@ -197,9 +215,12 @@ class Transfer:
 
     async def _send_parts(self, entry: Entry) -> str:
         """Send all parts at once, and have them put together."""
-        async with _Together() as group:
-            for part in entry.parts:
-                group.start(self._send_part(entry, part, None))
+        if not entry.is_sent:
+            async with _Together() as group:
+                for part in entry.parts:
+                    group.start(self._send_part(entry, part, None))
+            entry.is_sent = True  # what is said now may be heard, and its answer lost
+            self._memory.keep(self._key, entry)
         urls = [part.url or "" for part in entry.parts]
         attempts = Attempts(self._options.retries, self._tell)
         while True:
@@ -207,8 +228,8 @@ class Transfer:
                 return await self._client.concatenate(urls, self._path.name)
             except Passing as error:
                 await attempts.wait(error)
-            except Gone as error:
-                self._memory.forget(self._key)
+            except (Gone, Failed) as error:
+                await self._give_up(entry)
                 raise Failed(f"{error}; started again, it is sent anew") from error
 
     async def _send_part(self, entry: Entry, part: Part, name: str | None) -> None:
@@ -229,6 +250,7 @@ class Transfer:
                 await attempts.wait(Passing(f"the server has {offset} of {size} bytes"))
             except Gone as error:
                 part.url = None
+                self._memory.keep(self._key, entry)  # no further run has to find that out
                 await attempts.wait(error)
             except Passing as error:
                 await attempts.wait(error)
@@ -274,14 +296,17 @@ class Transfer:
             except Gone as error:
                 self._memory.forget(self._key)
                 raise Failed(f"it was stored, and is gone: {error}") from error
-        found = os.stat(self._path)  # noqa: PTH116  # one system call
-        is_same = (found.st_size, found.st_mtime_ns) == (entry.size, entry.mtime_ns)
-        if is_same and (stored is None or stored == await self._compute(entry)):
-            return
+        reason = "it changed while it was sent"
+        with suppress(OSError):  # gone, by now
+            found = os.stat(self._path)  # noqa: PTH116  # one system call
+            if (found.st_size, found.st_mtime_ns) == (entry.size, entry.mtime_ns):
+                if stored is None or stored == await self._compute(entry):
+                    return
+                reason = "what is stored differs from it"
+        is_gone = await self._client.delete(url)
         self._memory.forget(self._key)
-        await self._client.delete(url)
-        reason = "what is stored differs from it" if is_same else "it changed while it was sent"
-        raise Failed(f"{self._path}: {reason}; nothing is kept")
+        left = "nothing is kept" if is_gone else f"it is still there: {url}"
+        raise Failed(f"{self._path}: {reason}; {left}")
 
     async def _compute(self, entry: Entry) -> bytes:
         """Return the file's digest; what has not passed in this run is read now."""

@@ -1,5 +1,6 @@
 """scripts/upload.py --resume: interrupted in every way, it goes on and sends only the rest."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -194,6 +195,31 @@ def test_a_file_changed_in_between_is_sent_anew(
     assert "the file has changed: it is sent anew" in result.stderr
 
 
+async def test_what_is_not_gone_on_with_is_taken_away(
+    service: ServiceProcess, wire: CuttingProxy, file: Path, leftovers: Leftovers
+) -> None:
+    interrupt(service, wire, "--resume", str(file))
+    os.utime(file, (1, 1))
+    result = await asyncio.to_thread(run, "--resume", str(file), *at(wire.url))
+    check_succeeded(result, service, file)
+    assert await leftovers.execute("SELECT count(*) FROM upload WHERE state = 'open'") == 0
+
+
+async def test_what_is_a_file_already_stays_when_its_origin_changes(
+    service: ServiceProcess, file: Path, leftovers: Leftovers
+) -> None:
+    """Its id may have been told."""
+    with Path("/dev/full").open("w") as full:
+        await asyncio.to_thread(
+            subprocess.run, command("--resume", str(file), *at(service.url)),
+            stdout=full, env=service_environment(), check=False,
+        )  # fmt: skip
+    os.utime(file, (1, 1))
+    result = await asyncio.to_thread(run, "--resume", str(file), *at(service.url))
+    check_succeeded(result, service, file)
+    assert await leftovers.rows() == 2
+
+
 async def test_an_upload_that_has_expired_is_begun_anew(
     service: ServiceProcess, wire: CuttingProxy, file: Path, leftovers: Leftovers
 ) -> None:
@@ -222,6 +248,85 @@ def test_a_memory_of_nonsense_is_none(
     memory.write_text(nonsense)
     flags = ("--state", str(memory), str(file))
     check_succeeded(run(*flags, *at(service.url)), service, file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parts": []},
+        {"parts": [{"start": 5, "end": SIZE, "url": None}]},
+        {"parts": [{"start": 0, "end": SIZE + 1, "url": None}]},
+        {"parts": [{"start": 0, "end": SIZE, "url": 7}]},
+        {"parts": [{"start": 0, "end": SIZE, "url": "ftp://x/"}]},
+        {"url": "x"},
+        {"size": float("inf")},
+    ],
+)
+def test_nor_is_one_of_what_cannot_be(
+    service: ServiceProcess, file: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    found = file.stat()
+    parts = [{"start": 0, "end": SIZE, "url": None}]
+    entry = {"size": SIZE, "mtime_ns": found.st_mtime_ns, "parts": parts, "url": None} | change
+    memory = tmp_path / "memory.json"
+    memory.write_text(json.dumps({f"{service.url}/uploads/ {file}": entry}))
+    check_succeeded(run("--state", str(memory), str(file), *at(service.url)), service, file)
+    assert not memory.exists()
+
+
+def test_memories_are_nested_only_so_deep(service: ServiceProcess, file: Path) -> None:
+    memory = file.with_name("memory.json")
+    memory.write_text("[" * 100_000)
+    check_succeeded(run("--state", str(memory), str(file), *at(service.url)), service, file)
+
+
+def test_nobody_else_reads_where_uploads_are(
+    service: ServiceProcess, wire: CuttingProxy, file: Path, state: Path
+) -> None:
+    interrupt(service, wire, "--resume", str(file))
+    kept = [path for path in remembered(state) if path.suffix == ".json"]
+    assert [path.stat().st_mode & 0o777 for path in kept] == [0o600]
+
+
+def test_an_id_that_could_not_be_told_is_told_by_the_next_run(
+    service: ServiceProcess, file: Path, leftovers: Leftovers
+) -> None:
+    flags = command("--resume", str(file), *at(service.url))
+    with Path("/dev/full").open("w") as full:
+        first = subprocess.run(
+            flags, stdout=full, stderr=subprocess.PIPE, env=service_environment(), check=False
+        )
+    assert first.returncode == 1
+    told = run("--resume", str(file), *at(service.url))
+    check_succeeded(told, service, file)
+    assert f"stored as {told.stdout.strip()}" in first.stderr.decode()
+    service.stop()
+    assert len(leftovers.files()) == 1
+
+
+def test_a_whole_whose_parts_have_gone_since_is_found_again(
+    service: ServiceProcess, file: Path, tmp_path: Path, leftovers: Leftovers
+) -> None:
+    """The answer was lost, and the run was killed; parts are kept for ten minutes only."""
+    memory = tmp_path / "memory.json"
+    flags = ["--parallel", "2", "--state", str(memory), str(file), *at(service.url)]
+    with Path("/dev/full").open("w") as full:
+        subprocess.run(command(*flags), stdout=full, env=service_environment(), check=False)
+    entries = json.loads(memory.read_text())
+    [entry] = entries.values()
+    stored, entry["url"] = entry["url"], None
+    for part in entry["parts"]:
+        delete(part["url"])
+    memory.write_text(json.dumps(entries))
+    again = run(*flags)
+    check_succeeded(again, service, file)
+    assert again.stdout.strip() == stored.rpartition("/")[2]
+
+
+def delete(url: str) -> None:
+    headers = {"Tus-Resumable": "1.0.0"}
+    with urllib.request.urlopen(urllib.request.Request(url, method="DELETE", headers=headers)):
+        pass
 
 
 def test_the_memory_can_be_chosen_and_goes_away_with_the_last_upload(
@@ -319,6 +424,43 @@ def test_a_file_that_arrived_as_something_else_is_taken_back(file: Path, state: 
     assert "what is stored differs from it" in result.stderr
     assert peer.methods[-1] == "DELETE"
     assert remembered(state) == []
+
+
+def test_what_cannot_be_taken_back_is_named(file: Path) -> None:
+    with TusPeer(digest="sha-256=:" + "A" * 43 + "=:", first={"DELETE": [503]}) as peer:
+        result = run("--resume", str(file), "--port", peer.port)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"it is still there: http://127.0.0.1:{peer.port}/uploads/{ID}" in result.stderr
+
+
+def test_a_file_that_goes_while_it_is_sent_is_taken_back(file: Path) -> None:
+    with (
+        TusPeer(first={"HEAD": [503]}) as peer,
+        running("--resume", str(file), "--port", peer.port) as process,
+    ):
+        peer.wait_for("HEAD")
+        file.unlink()
+        told, complaints = process.communicate(timeout=SECONDS)
+    assert (process.returncode, told) == (1, "")
+    assert "it changed while it was sent; nothing is kept" in complaints
+    assert peer.methods[-1] == "DELETE"
+
+
+def test_one_attempt_a_run_gets_past_an_upload_that_is_gone(file: Path, state: Path) -> None:
+    flags = ("--resume", "--retries", "0", str(file))
+    with TusPeer(first={"PATCH": [503], "HEAD": [410]}) as peer:
+        runs = [run(*flags, "--port", peer.port).returncode for _ in range(3)]
+    assert runs == [1, 1, 0]
+    assert peer.methods.count("POST") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("Location", "http://[x"), ("Upload-Offset", "9" * 5000)]
+)
+def test_an_answer_of_nonsense_is_one_failure(file: Path, name: str, value: str) -> None:
+    with TusPeer(say={name: value}) as peer:
+        result = run("--resume", "--retries", "0", str(file), "--port", peer.port)
+    assert (result.returncode, result.stdout) == (1, "")
 
 
 def test_a_server_that_is_away_is_one_failure_after_its_attempts(file: Path) -> None:

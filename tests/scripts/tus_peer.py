@@ -11,7 +11,10 @@ TUS = {"Tus-Resumable": "1.0.0"}
 
 
 class TusPeer:
-    """One upload; `first` has the statuses that the first requests of each method are answered."""
+    """One upload; `first` has the statuses that the first requests of each method are answered.
+
+    What it has to `say` goes into the headers of every answer.
+    """
 
     def __init__(
         self,
@@ -19,7 +22,9 @@ class TusPeer:
         first: Mapping[str, Sequence[int]] | None = None,
         retry_after: str | None = None,
         digest: str | None = None,
+        say: Mapping[str, str] | None = None,
     ) -> None:
+        self.say = say or {}
         self.first = {method: list(statuses) for method, statuses in (first or {}).items()}
         self.retry_after = retry_after
         self.digest = digest
@@ -80,9 +85,8 @@ class TusPeer:
             status = 204 if request.command == "PATCH" else 200
             self._send(request, status, {"Upload-Offset": str(before + len(body))})
 
-    @staticmethod
-    def _send(request: BaseHTTPRequestHandler, status: int, headers: dict[str, str]) -> None:
+    def _send(self, request: BaseHTTPRequestHandler, status: int, headers: dict[str, str]) -> None:
         request.send_response(status)
-        for name, value in ({"Content-Length": "0"} | headers).items():
+        for name, value in ({"Content-Length": "0"} | headers | dict(self.say)).items():
             request.send_header(name, value)
         request.end_headers()

@@ -226,7 +226,7 @@ async def upload(order: Order) -> str:
     try:
         async with aiofiles.open(order.path, "rb", buffering=0) as file:
             with await _open_bar(order.path) as bar:
-                body = Body(read_chunks(file, order.chunk_size, bar, bar.total or 0))
+                body = Body(read_chunks(file, order.chunk_size, bar, int(bar.total or 0)))
                 answer = await send(body, order.url, order.path.name)
                 await asyncio.sleep(0.05)  # aiohttp's sockets close on the loop's next rounds
     except OSError as error:

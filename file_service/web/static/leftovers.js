@@ -53,7 +53,11 @@ export async function findLeftovers() {
     .map((each) => new Leftover(each));
 }
 
-/** Have windows tell each other what they are at work on: none of it is left over. */
+/**
+ * Have windows tell each other what they are at work on: none of it is left over.
+ *
+ * Returned is how to tell them of more.
+ */
 export function listenToOthers({ getOwn, onOthers }) {
   const channel = new BroadcastChannel(`uploads of ${ENDPOINT}`);
   channel.addEventListener("message", ({ data }) => {
@@ -61,4 +65,5 @@ export function listenToOthers({ getOwn, onOthers }) {
     else onOthers(data.urls);
   });
   channel.postMessage({ question: true });
+  return (urls) => channel.postMessage({ urls });
 }

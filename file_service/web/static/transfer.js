@@ -30,14 +30,31 @@ export async function forget(url) {
   await Promise.all(its.map((each) => urlStorage.removeUpload(each.urlStorageKey)));
 }
 
-/** Remove an upload at the service, and from memory once it is gone there. */
-export async function terminate(url) {
-  try {
-    await tus.Upload.terminate(url, { retryDelays: DELAYS, onShouldRetry: isPassing });
-  } catch (error) {
-    if (![404, 410].includes(getStatus(error))) return; // remembered: it can be discarded later
-  }
+/**
+ * Remove an unfinished upload at the service; one that cannot be removed expires there.
+ *
+ * It is forgotten first: a file that is chosen again goes up anew, and not to what is about to go.
+ */
+export async function terminate(url, { isAtWork = false } = {}) {
   await forget(url);
+  try {
+    // It may have been finished in another window, where its link is shown.
+    if (!isAtWork && await isFile(url)) return;
+    await tus.Upload.terminate(url, { retryDelays: DELAYS, onShouldRetry: isPassing });
+  } catch {
+    // Gone already, or gone with its time.
+  }
+}
+
+/** Whether an upload is finished; what cannot be asked now is taken for unfinished. */
+async function isFile(url) {
+  try {
+    const { headers } = await fetch(url, { method: "HEAD", headers: { "Tus-Resumable": "1.0.0" } });
+    const length = headers.get("Upload-Length");
+    return length !== null && length === headers.get("Upload-Offset");
+  } catch {
+    return false;
+  }
 }
 
 /**
@@ -147,9 +164,11 @@ export class Transfer extends EventTarget {
   /** End it and remove what the service has of it. */
   async cancel() {
     const { url } = this.#upload;
+    const isOurs = !this.failure?.isElsewhere; // else it is another window's to end
+    const isAtWork = ["sending", "finishing"].includes(this.state);
     this.#become("cancelled");
     this.#stop();
-    if (url !== null) await terminate(url);
+    if (url !== null && isOurs) await terminate(url, { isAtWork });
   }
 
   /** Try again now: the browser is back online, or nothing has been heard for too long. */
@@ -210,12 +229,16 @@ export class Transfer extends EventTarget {
     }
   }
 
-  /** tus-js-client begins anew where it cannot resume: right for what is gone, not for a 503. */
+  /** tus-js-client begins anew where it cannot resume: right for what is gone, not for a 429. */
   #checkResumption(request, response) {
     if (request.getMethod() !== "HEAD") return;
     const status = response.getStatus();
-    if (status >= 500) throw new tus.DetailedError("not now", null, request, response);
-    if (status === 404 || status === 410) {
+    const isGone = status === 404 || status === 410;
+    // It handles 423 itself.
+    if (status >= 400 && status !== 423 && !isGone) {
+      throw new tus.DetailedError("not now", null, request, response);
+    }
+    if (isGone) {
       this.remark = "What was sent before has expired, so it began from the start.";
     }
   }
@@ -228,7 +251,7 @@ export class Transfer extends EventTarget {
     this.#isCreating = false;
     if (this.isBusy) return;
     this.#upload.abort(); // paused or cancelled meanwhile
-    if (this.state === "cancelled") await terminate(url);
+    if (this.state === "cancelled") await terminate(url, { isAtWork: true });
   }
 
   #succeed() {

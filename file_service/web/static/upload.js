@@ -11,6 +11,7 @@ const TICK = 1000;
 const rows = new Map(); // every upload of the list, and its row
 const $ = (id) => document.getElementById(id);
 let limit = null; // bytes a file may have, where the service says so
+let tellOthers = () => {}; // the other windows, of what goes on here
 let wanted = null; // the leftover that the next chosen file is meant for
 
 // ── the list ──
@@ -36,6 +37,7 @@ function onChange(transfer, before) {
   else rows.get(transfer).update();
   if (transfer.state !== before) {
     tell(transfer, before);
+    if (transfer.state === "sending") tellOthers([transfer.url]);
     fillSlots();
   }
   showSummary();
@@ -206,7 +208,7 @@ async function askLimit() {
 async function listLeftovers() {
   for (const leftover of await findLeftovers()) list(leftover);
   showSummary();
-  listenToOthers({
+  tellOthers = listenToOthers({
     getOwn: () => [...rows.keys()].filter((each) => each instanceof Transfer && each.url !== null).map((each) => each.url),
     onOthers: (urls) => {
       for (const each of rows.keys()) if (each instanceof Leftover && urls.includes(each.url)) each.leave();

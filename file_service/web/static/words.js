@@ -40,7 +40,7 @@ export function explainWait(error) {
 export function explainFailure(error, { size, limit }) {
   const status = getStatus(error);
   const problem = readProblem(error);
-  const isFinal = status >= 400 && status < 500 && ![403, 404, 410, 423].includes(status);
+  const isFinal = status >= 400 && status < 500 && ![401, 403, 404, 410, 423].includes(status);
   if (status === 0) {
     const title = navigator.onLine ? "The service does not answer" : "You are offline";
     return { title, detail: "What was sent is kept. Try again to go on.", isFinal };
@@ -52,7 +52,7 @@ export function explainFailure(error, { size, limit }) {
   ];
   // The service knows better than the page, where it says something itself.
   const told = [404, 410, 423].includes(status) ? null : problem.detail;
-  return { title, detail: told ?? detail, isFinal };
+  return { title, detail: told ?? detail, isFinal, isElsewhere: problem.type === TAKEN_OVER };
 }
 
 export function isTooLarge(size, limit) {
